@@ -1,0 +1,1 @@
+"""Logs, metrics and trace context: what tidegate tells about itself. Decides nothing."""
