@@ -1,0 +1,1 @@
+"""Access: rights, roles, assignments and tenants, and the pure decision over them."""
