@@ -1,0 +1,1 @@
+"""Listeners and translation between the wire and the gateway. Holds no rules."""

@@ -1,0 +1,67 @@
+"""The HTTP listener: uvicorn as a service of ours, which ends when we say so."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from tidegate.edge.http.asgi import Application
+from tidegate.edge.http.settings import Settings
+from tidegate.kernel.lifecycle import Ready
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and leaves the process's signals alone."""
+
+    def __init__(self, config: uvicorn.Config, ready: Ready) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpListener:
+    """Serves `application` until `stop()`, then finishes what is in flight."""
+
+    def __init__(
+        self, application: Application, settings: Settings, finish_within_s: float
+    ) -> None:
+        self._application = application
+        self._settings = settings
+        self._finish_within_s = finish_within_s
+        self._server: _Server | None = None
+
+    async def run(self, ready: Ready) -> None:
+        """Raises OSError when the address cannot be had."""
+        settings = self._settings
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        with socket.create_server((settings.host, settings.port), family=family, backlog=2048) as s:
+            config = uvicorn.Config(
+                self._application,
+                loop="none",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=settings.idle_timeout_s,
+                timeout_graceful_shutdown=max(1, round(self._finish_within_s)),
+            )
+            self._server = _Server(config, ready)
+            await self._server.serve(sockets=[s])
+
+    def stop(self) -> None:
+        """Stops accepting; `run` returns once what is in flight is finished."""
+        if self._server is not None:
+            self._server.should_exit = True
