@@ -22,6 +22,7 @@ from importlib import resources
 from tidegate import __version__
 from tidegate.authz.view import AccessView
 from tidegate.config import ConfigError, Settings
+from tidegate.edge.http import openapi
 from tidegate.edge.http.admin_routes import AdminRoutes
 from tidegate.edge.http.auth_routes import AuthRoutes
 from tidegate.edge.http.control import Caller, create_app
@@ -223,6 +224,7 @@ class App:
         control.include_router(admin_routes.router())
         control.include_router(routing_routes.router())
         control.include_router(system_routes.router(control))
+        openapi.complete(control)
         data_plane = DataPlaneRoutes(admission, forwarding, settings.http.max_body_bytes, clock)
         return Front(data_plane, control, progress, self._draining, settings.http, clock)
 

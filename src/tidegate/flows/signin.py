@@ -73,9 +73,9 @@ class TokenIssuer:
         )
         return Tokens(
             access_token=access.issue(claims, signing_key, self.settings, now_s),
-            expires_in_s=int(claims.expires_at_s - now_s),
+            expires_in_s=round(claims.expires_at_s - now_s),
             refresh_token=token.encode(self.keys.peppers),
-            refresh_expires_in_s=int(session.expires_at_s - now_s),
+            refresh_expires_in_s=round(session.expires_at_s - now_s),
             session_id=session.id,
         )
 
