@@ -45,10 +45,10 @@ async def assign(
     """Gives a role. The tenant and the role must exist and belong together."""
     tenant_id = assignment.tenant_id
     if tenant_id is not None and (await read(model.tenant_key(tenant_id))).value is None:
-        return errors.invalid("tenant_id", "There is no such tenant.")
+        return errors.invalid("/tenant_id", "There is no such tenant.")
     role_entry = await read(model.role_key(assignment.role_id))
     if role_entry.value is None or role_entry.value["tenant"] not in (None, tenant_id):
-        return errors.invalid("role_id", "There is no such role in this tenant.")
+        return errors.invalid("/role_id", "There is no such role in this tenant.")
     entry = await read(model.assignment_key(assignment.id))
     if entry.value is not None:
         return Refusal(errors.ALREADY_EXISTS, "The principal has this role here already.")

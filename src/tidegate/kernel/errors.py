@@ -110,6 +110,6 @@ class Refusal:
     retry_after_s: int | None = None
 
 
-def invalid(field_name: str, problem: str) -> Refusal:
-    """The refusal for one wrong field."""
-    return Refusal(INVALID, problem, errors=(FieldProblem(field_name, problem),))
+def invalid(field_pointer: str, problem: str) -> Refusal:
+    """The refusal for one wrong field, named by its JSON pointer."""
+    return Refusal(INVALID, problem, errors=(FieldProblem(field_pointer, problem),))

@@ -174,7 +174,7 @@ class AdminRoutes:
             """Gives a principal a role in a tenant, or in the platform's scope."""
             self.caller.must(principal, "iam.assignment.write")
             if not model.is_role_id(body.role_id):
-                raise Refused(errors.invalid("role_id", "There is no such role in this tenant."))
+                raise Refused(errors.invalid("/role_id", "There is no such role in this tenant."))
             assignment = Assignment(
                 PrincipalId(body.principal_id),
                 None if body.tenant_id is None else TenantId(body.tenant_id),

@@ -146,7 +146,7 @@ def create_app(clock: Clock, max_body_bytes: int) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_: Request, exc: RequestValidationError) -> Response:
         found = tuple(
-            FieldProblem("/".join(map(str, error["loc"][1:])), error["msg"])
+            FieldProblem("".join(f"/{step}" for step in error["loc"][1:]), error["msg"])
             for error in exc.errors()[:_MOST_PROBLEMS]
         )
         return problem(Refusal(errors.INVALID, "Some fields are wrong.", errors=found))
