@@ -57,11 +57,14 @@ def _streams(audit_max_age_days: int) -> list[dict[str, Any]]:
             "max_age": 2 * _DAY_NS,
             "sources": [{"name": "KV_iam", "filter_subject": "tg.iam.mail.>"}],
         },
+        # The newest message of a counter holds its total; the older ones would only fill up.
         {
             "name": "LIMITS",
             "subjects": ["tg.limit.>"],
             "storage": "memory",
             "allow_msg_counter": True,
+            "max_msgs_per_subject": 1,
+            "allow_direct": True,
             "max_age": _DAY_NS // 24,
         },
         {
@@ -69,6 +72,8 @@ def _streams(audit_max_age_days: int) -> list[dict[str, Any]]:
             "subjects": ["tg.quota.>"],
             "storage": "file",
             "allow_msg_counter": True,
+            "max_msgs_per_subject": 1,
+            "allow_direct": True,
             "max_age": 3 * _DAY_NS,
         },
     ]

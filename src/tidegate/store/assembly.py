@@ -8,8 +8,8 @@ Two things make it so.
 - Everything is held while more is pending. A follower that is behind lacks what was overwritten
   since, and with it a part of a commit, until it has read what overwrote it:
 
-    written    …  x₁ y₁  y₂ z₂          two commits; y₂ takes y₁ out of the stream
-    delivered     x₁     y₂ z₂          x₁ may not be shown before y₂
+    written    …  y₁ x₁  z₂ y₂          two commits; y₂ takes y₁ out of the stream
+    delivered        x₁  z₂ y₂          x₁ may not be shown before y₂
 """
 
 from __future__ import annotations

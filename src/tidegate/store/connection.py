@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 MINIMUM_SERVER = (2, 12)
 _PING_INTERVAL_S = 2
 _HEADER_BYTES = 16
+_PROBLEMS_TOLD = 4
 _RECONNECT_WAIT_S = 0.1
 
 
@@ -191,12 +192,14 @@ def checked(payload: bytes) -> dict[str, Any]:
         answer = orjson.loads(payload)
     except orjson.JSONDecodeError as exc:
         raise StoreError("JetStream answered with something that is not JSON") from exc
+    if not isinstance(answer, dict):
+        raise StoreError("JetStream answered with something that is not an object")
     error = answer.get("error")
     if error:
         raise ApiError(
             error.get("code", 0), error.get("err_code", 0), error.get("description", "error")
         )
-    return dict(answer)
+    return answer
 
 
 @asynccontextmanager
@@ -208,11 +211,12 @@ async def connect(settings: Settings, name: str) -> AsyncIterator[Connection]:
     """
     client = Client()
     connection = Connection(client, settings.request_timeout_s)
-    last_error = ""
+    problems: list[str] = []
 
     async def on_error(exc: Exception) -> None:
-        nonlocal last_error
-        last_error = str(exc) or type(exc).__name__
+        problem = str(exc) or type(exc).__name__
+        if problem not in problems and len(problems) < _PROBLEMS_TOLD:
+            problems.append(problem)
         metrics.NATS_ERRORS.inc()
         log.debug("nats: %s", exc)
 
@@ -246,7 +250,7 @@ async def connect(settings: Settings, name: str) -> AsyncIterator[Connection]:
                 )
         except (TimeoutError, nats.errors.Error, OSError) as exc:
             where = ", ".join(_without_password(server) for server in settings.servers)
-            why = last_error or str(exc) or "no answer"
+            why = "; ".join(problems) or str(exc) or "no answer"
             raise Disconnected(f"no NATS server lets us in at {where}: {why}") from exc
         _check_version(client)
         yield connection

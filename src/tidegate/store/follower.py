@@ -31,7 +31,7 @@ from tidegate.store import reading
 from tidegate.store.assembly import NOT_SHOWN, Assembler, Member, commit_end
 from tidegate.store.changes import Entry
 from tidegate.store.commit import COMMIT_HEADER, TOMBSTONE_TTL_S
-from tidegate.store.connection import Connection, StoreError
+from tidegate.store.connection import Connection, Disconnected, StoreError
 from tidegate.store.consumer import SILENCE_S, Consumer, Delivered, FeedBroken
 from tidegate.store.views import Progress, View
 
@@ -69,7 +69,7 @@ class Follower:
     async def run(self, ready: Ready) -> None:
         """Follows until cancelled; `ready` once the views hold all that there was at the start.
 
-        Raises StoreError when the connection is closed for good.
+        Raises Disconnected when the connection is closed for good.
         """
         backoff_s = _FIRST_BACKOFF_S
         while True:
@@ -78,7 +78,7 @@ class Follower:
                 await self._follow(ready)
             except StoreError as exc:
                 if self._connection.closed:
-                    raise
+                    raise Disconnected("the connection to NATS is closed for good") from exc
                 reason = str(exc) if isinstance(exc, FeedBroken) else type(exc).__name__
                 metrics.FEED_RESTARTS.labels(view=self._bucket, reason=reason).inc()
                 log.warning("the feed of %s is set up again: %s", self._bucket, exc)
