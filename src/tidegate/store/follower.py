@@ -170,10 +170,11 @@ class Follower:
         try:
             entry = reading.decode(key, delivered.payload, delivered.sequence, delivered.headers)
         except StoreError:
-            # Some other tool wrote it. Views go by what they can read: to them it is absent.
+            # Some other tool wrote it. It is there but says nothing; what that comes to is for
+            # each view to say: a right is not given, a placement stays as it was.
             metrics.VIEW_REJECTED.labels(view=self._bucket).inc()
             log.exception("an entry of %s cannot be read", self._bucket)
-            entry = Entry(key, None, delivered.sequence)
+            entry = Entry(key, {}, delivered.sequence)
         return Member(delivered.sequence, end, entry)
 
     def _show(self, released: Sequence[Entry], ready: Ready) -> None:
