@@ -1,7 +1,4 @@
-"""`tidegate`: the commands of operators, and the one way in which failures are told.
-
-Exit status: 0 done, 1 it failed and said why, 2 it was called wrongly.
-"""
+"""`tidegate`: the commands of operators, and the program's entry point."""
 
 from __future__ import annotations
 
@@ -9,22 +6,19 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
-import uvloop
 
 from tidegate import __version__, config
+from tidegate.cli import development
+from tidegate.cli.exits import fail, run
 from tidegate.config import ConfigError, Settings
 from tidegate.kernel.errors import Refusal
 from tidegate.observability import logs
 from tidegate.store import schema
-from tidegate.store.connection import StoreError, connect
-from tidegate.store.keyring import KeyRingError
-
-T = TypeVar("T")
+from tidegate.store.connection import connect
 
 ConfigFile = Annotated[
     Path | None,
@@ -40,30 +34,6 @@ cli = typer.Typer(
 )
 admin = typer.Typer(help="Administrators.", no_args_is_help=True)
 cli.add_typer(admin, name="admin")
-
-
-def fail(message: str, status: int = 1) -> typer.Exit:
-    """Says what went wrong, in one line, and gives the exit to raise."""
-    typer.echo(f"tidegate: {message}", err=True)
-    return typer.Exit(status)
-
-
-def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Runs `work` on an event loop; what can go wrong in operation becomes one clear line."""
-    try:
-        return uvloop.run(work())
-    except BaseExceptionGroup as group:
-        expected, rest = group.split((StoreError, OSError))
-        if expected is None or rest is not None:
-            raise
-        raise fail(str(_first(expected))) from group
-    except (StoreError, ConfigError, KeyRingError, OSError) as exc:
-        raise fail(str(exc)) from exc
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 def load(file: Path | None) -> Settings:
@@ -143,6 +113,9 @@ def bootstrap(
         raise fail(problems or done.detail)
     made = {"id": done.outcome, "email": email}
     typer.echo(json.dumps(made if given else made | {"password": password}))
+
+
+development.add_to(cli)
 
 
 def main() -> None:
