@@ -13,6 +13,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -83,5 +84,8 @@ def load(file: Path | None) -> Settings:
             for error in exc.errors(include_input=False, include_url=False)
         )
         raise ConfigError(wrong) from None
-    except ValueError as exc:
+    except SettingsError as exc:
+        # It names the setting; what it was caused by quotes the value.
+        raise ConfigError(str(exc)) from None
+    except (ValueError, OSError) as exc:
         raise ConfigError(f"{file}: {exc}") from None

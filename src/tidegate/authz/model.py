@@ -120,17 +120,14 @@ def is_assignment_id(text: str) -> bool:
 
 
 def decode_role(entry: Entry) -> Role:
-    """Raises KeyError, TypeError or ValueError for what is not a role."""
+    """Raises KeyError, TypeError, ValueError or AttributeError for what is not a role."""
     value = _value(entry)
-    rights = tuple(
-        Right(r["action"], MappingProxyType(dict(r["resource"]))) for r in value["rights"]
-    )
     tenant = value["tenant"]
     return Role(
         id=entry.key.partition(".")[2],
-        name=value["name"],
-        tenant_id=None if tenant is None else TenantId(tenant),
-        rights=rights,
+        name=_text(value["name"]),
+        tenant_id=None if tenant is None else TenantId(_text(tenant)),
+        rights=tuple(_right(stored) for stored in value["rights"]),
     )
 
 
@@ -152,7 +149,18 @@ def decode_tenant(entry: Entry) -> Tenant:
     """Raises KeyError, TypeError or ValueError for what is not a tenant."""
     value = _value(entry)
     tenant_id = TenantId(entry.key.partition(".")[2])
-    return Tenant(tenant_id, value["name"], TenantStatus(value["status"]), entry.revision)
+    return Tenant(tenant_id, _text(value["name"]), TenantStatus(value["status"]), entry.revision)
+
+
+def _right(stored: Mapping[str, Any]) -> Right:
+    resource = {_text(name): _text(wanted) for name, wanted in stored["resource"].items()}
+    return Right(_text(stored["action"]), MappingProxyType(resource))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text was expected, not a {type(value).__name__}")
+    return value
 
 
 def _value(entry: Entry) -> Mapping[str, Any]:

@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from email_validator import EmailNotValidError, validate_email
+
 from tidegate.kernel.ids import PrincipalId
 from tidegate.kernel.secret import Secret
 from tidegate.store.changes import Entry, Put, Value
@@ -51,9 +53,15 @@ def normalize_email(address: str) -> str:
     """The form in which two spellings of one address are equal.
 
     Case is folded in the local part too: no provider of note tells "A@x" from "a@x", and
-    people do not either.
+    people do not either. The domain is taken as it stands in DNS, where an international name
+    has one spelling only.
     """
-    return unicodedata.normalize("NFC", address.strip()).casefold()
+    folded = unicodedata.normalize("NFC", address.strip()).casefold()
+    try:
+        checked = validate_email(address.strip(), check_deliverability=False)
+    except EmailNotValidError:
+        return folded
+    return f"{folded.rpartition('@')[0]}@{checked.ascii_domain}"
 
 
 def email_key(peppers: Peppers, address: str, pepper_id: str | None = None) -> str:

@@ -15,13 +15,14 @@ from email.utils import formatdate
 
 import aiosmtplib
 import orjson
+from nats.aio.msg import Msg
 
 from tidegate.identity import mail as mails
 from tidegate.identity.mail import Mail
 from tidegate.identity.settings import MailSettings
 from tidegate.kernel.lifecycle import Ready
 from tidegate.observability import metrics
-from tidegate.store.connection import AnswerLost, Connection, StoreError
+from tidegate.store.connection import Connection, StoreError
 from tidegate.store.keyring import KeyRingError, Undecryptable, Wrapping
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ _CONSUMER = "mailer"
 _NS = 1_000_000_000
 _ACK_WAIT_S = 60
 _POLL_S = 5.0
+# JetStream's statuses for a pull that found nothing, or nothing in its time.
+_NOTHING_TO_SEND = frozenset({"404", "408"})
 _PAUSE_S = 1.0
 _MOST_TRIES = 50
 _RETRY_DELAY_S = (1, 2, 5, 15, 60, 300)
@@ -46,13 +49,18 @@ class Outbox:
     async def run(self, ready: Ready) -> None:
         """Sends mail until cancelled."""
         await self._create_consumer()
-        ready()
-        while True:
-            try:
-                await self._send_next()
-            except (StoreError, TimeoutError) as exc:
-                log.warning("the outbox pauses: %s", exc)
-                await asyncio.sleep(_PAUSE_S)
+        # A queue of its own, not the request inbox: what a pull brings has the stream's subject,
+        # by which the client library cannot tell whose request it answers.
+        inbox = self._connection.new_inbox()
+        answers: asyncio.Queue[Msg] = asyncio.Queue()
+        async with self._connection.subscription(inbox, answers.put):
+            ready()
+            while True:
+                try:
+                    await self._send_next(inbox, answers)
+                except (StoreError, TimeoutError) as exc:
+                    log.warning("the outbox pauses: %s", exc)
+                    await asyncio.sleep(_PAUSE_S)
 
     async def _create_consumer(self) -> None:
         config = {
@@ -66,16 +74,20 @@ class Outbox:
             f"CONSUMER.CREATE.MAIL.{_CONSUMER}", {"stream_name": "MAIL", "config": config}
         )
 
-    async def _send_next(self) -> None:
+    async def _send_next(self, inbox: str, answers: asyncio.Queue[Msg]) -> None:
         request = orjson.dumps({"batch": 1, "expires": int(_POLL_S * _NS)})
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.MAIL.{_CONSUMER}"
+        await self._connection.publish(subject, request, reply=inbox)
         try:
-            message = await self._connection.request(
-                f"$JS.API.CONSUMER.MSG.NEXT.MAIL.{_CONSUMER}", request, timeout_s=_POLL_S + 1
-            )
-        except AnswerLost:
+            async with asyncio.timeout(_POLL_S + 1):
+                message = await answers.get()
+        except TimeoutError:
+            return  # The request or its answer was lost.
+        status = (message.headers or {}).get("Status")
+        if status in _NOTHING_TO_SEND:
             return
-        if "Status" in (message.headers or {}):
-            return  # Nothing to send for a while.
+        if status is not None:
+            raise StoreError(f"the pull was answered with status {status}")
         tries = int(message.reply.split(".")[-5])
         await self._connection.publish(message.reply, await self._deliver(message.data, tries))
 
@@ -83,13 +95,15 @@ class Outbox:
         """Sends one mail; returns the acknowledgement that its outcome calls for."""
         try:
             mail_id, mail = mails.open_mail(payload, self._wrapping)
-        except (Undecryptable, KeyRingError, KeyError, ValueError):
+        except (Undecryptable, KeyRingError, LookupError, TypeError, ValueError, AttributeError):
             log.exception("a mail in the outbox cannot be read; it is dropped")
             metrics.MAILS.labels(result="unreadable").inc()
             return b"+TERM"
         try:
             await self._smtp(mail_id, mail)
-        except (aiosmtplib.SMTPException, OSError) as exc:
+        except Exception as exc:  # noqa: BLE001
+            # Whatever it is, it is about this one mail: it must not end the replica, for the
+            # next one would get the same mail.
             metrics.MAILS.labels(result="failed").inc()
             # The exception's text may quote the address; its type says enough.
             log.warning("mail %s not sent (%s), try %d", mail_id, type(exc).__name__, tries)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tidegate.identity.model import UserStatus
 from tidegate.kernel.ids import PrincipalId
+from tidegate.observability import metrics
 from tidegate.store.changes import Entry
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,7 @@ class Standing:
 
 
 class UserView:
-    """The standing of every user."""
+    """The standing of every user. One that cannot be read has none: it may not act."""
 
     kinds = frozenset({"user"})
 
@@ -42,10 +46,14 @@ class UserView:
 
 def _apply(standings: dict[PrincipalId, Standing], entry: Entry) -> None:
     user_id = PrincipalId(entry.key.rpartition(".")[2])
+    standings.pop(user_id, None)
     if entry.value is None:
-        standings.pop(user_id, None)
         return
-    standings[user_id] = Standing(
-        active=entry.value.get("status") == UserStatus.ACTIVE,
-        session_epoch=int(entry.value.get("session_epoch", 0)),
-    )
+    try:
+        standings[user_id] = Standing(
+            active=UserStatus(entry.value["status"]) is UserStatus.ACTIVE,
+            session_epoch=int(entry.value["session_epoch"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        metrics.VIEW_REJECTED.labels(view="iam").inc()
+        log.exception("%s cannot be read and counts as absent", entry.key)

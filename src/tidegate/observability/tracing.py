@@ -1,4 +1,4 @@
-"""Correlation ids and W3C trace context (Trace Context, Level 1). Pure.
+"""Correlation ids and W3C trace context (Level 1, with the `tracestate` keys of Level 2). Pure.
 
 The gateway is the source of truth: what a client sends is continued when it is valid and
 replaced when it is not, and every hop gets a span id of its own.
@@ -60,9 +60,12 @@ def _state(headers: list[str]) -> str | None:
         return None
     if any(_MEMBER.fullmatch(member) is None for member in members):
         return None
-    keys = {member.partition("=")[0] for member in members}
-    joined = ",".join(members)
-    return joined if len(keys) == len(members) and len(joined) <= _MOST_STATE else None
+    by_key: dict[str, str] = {}
+    for member in members:
+        # Of a repeated key the first stays: it is the most recent one.
+        by_key.setdefault(member.partition("=")[0], member)
+    joined = ",".join(by_key.values())
+    return joined if len(joined) <= _MOST_STATE else None
 
 
 def correlation_id(sent: list[str], made: str) -> str:

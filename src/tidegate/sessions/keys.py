@@ -128,13 +128,20 @@ class SigningKeyView:
 
     def _replace(self, value: Mapping[str, Any]) -> None:
         try:
-            keys = [decode(stored, self._wrapping) for stored in value["keys"]]
-        except (Undecryptable, KeyRingError, KeyError, ValueError, TypeError):
+            keys = _decode_set(value, self._wrapping)
+        except (Undecryptable, KeyRingError, KeyError, ValueError, TypeError, AttributeError):
             # The last good set stays: losing it would end every session at once.
             metrics.VIEW_REJECTED.labels(view="iam").inc()
             log.exception("the signing keys cannot be read; is the wrapping key the right one?")
             return
         self._by_kid = {key.kid: key for key in keys}
+
+
+def _decode_set(value: Mapping[str, Any], wrapping: Wrapping) -> list[SigningKey]:
+    keys = [decode(stored, wrapping) for stored in value["keys"]]
+    if not keys:
+        raise ValueError("a set of signing keys without a key")
+    return keys
 
 
 def _key(state: KeyState, private: ec.EllipticCurvePrivateKey) -> SigningKey:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from tidegate.kernel.clock import Clock
 from tidegate.kernel.ids import PrincipalId, SessionId
-from tidegate.store.changes import Entry
+from tidegate.observability import metrics
+from tidegate.store.changes import Entry, Value
 
 _FIRST_SWEEP = 1024
 
@@ -37,8 +39,17 @@ class RevocationView:
             if entry.value is None:
                 self._until_s.pop(entry.key, None)
             else:
-                self._until_s[entry.key] = float(entry.value["exp"])
+                self._until_s[entry.key] = _until_s(entry.value)
         if len(self._until_s) >= self._sweep_at:
             now_s = self._clock.now_s()
             self._until_s = {key: until for key, until in self._until_s.items() if until > now_s}
             self._sweep_at = max(_FIRST_SWEEP, 2 * len(self._until_s))
+
+
+def _until_s(value: Value) -> float:
+    """Until when a revocation holds. One that cannot be read revokes nonetheless."""
+    try:
+        return float(value["exp"])
+    except (KeyError, TypeError, ValueError):
+        metrics.VIEW_REJECTED.labels(view="iam").inc()
+        return math.inf

@@ -4,11 +4,11 @@ Each route needs one right, in the platform's scope; a body names the tenant whe
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from tidegate.authz import model
 from tidegate.authz.commands import Actor
@@ -28,6 +28,14 @@ _UUID7 = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """In the form in which it is told again: the last hours of year 9999 may have none."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as exc:
+        raise ValueError("there is no such time in UTC") from exc
 
 
 class TenantBody(_Body):
@@ -71,7 +79,7 @@ class AssignmentBody(_Body):
     principal_id: str = Field(pattern=_UUID7)
     tenant_id: str | None = Field(pattern=_SLUG, description="null: the platform's scope")
     role_id: str = Field(min_length=1, max_length=64, examples=["tenant-member"])
-    expires_at: AwareDatetime | None = None
+    expires_at: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
 
 
 class AssignmentAnswer(BaseModel):

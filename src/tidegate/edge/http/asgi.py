@@ -17,6 +17,11 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+INTERNAL = Refusal(errors.INTERNAL, "The request failed. Its id finds it in the logs.")
+# Never sent, for nobody is there to read it: what logs and metrics call such an answer.
+CLIENT_GONE = 499
+
+
 class ClientGone(Exception):
     """The client closed the connection before its request was whole."""
 
@@ -57,7 +62,9 @@ async def answer(
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse(send: Send, refusal: Refusal, clock: Clock) -> None:
-    """Answers with a problem document."""
+async def refuse(send: Send, refusal: Refusal, clock: Clock, allow: str | None = None) -> None:
+    """Answers with a problem document; `allow` names the method that is not refused."""
     headers = [(name.encode(), value.encode()) for name, value in problems.headers(refusal)]
+    if allow is not None:
+        headers.append((b"allow", allow.encode()))
     await answer(send, problems.status(refusal), headers, problems.body(refusal, clock))

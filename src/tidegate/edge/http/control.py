@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from tidegate import __version__
 from tidegate.edge.http import asgi, codec, problems
+from tidegate.edge.http.asgi import CLIENT_GONE, INTERNAL, ClientGone
 from tidegate.gateway.admission import Admission, Principal
 from tidegate.kernel import errors
 from tidegate.kernel.clock import Clock
@@ -109,9 +110,7 @@ class StrictRoute(APIRoute):
             if self.body_field is not None:
                 strict = _StrictRequest(request.scope, request.receive)
                 if not codec.is_json(request.headers.get("content-type", "")):
-                    raise Refused(
-                        Refusal(errors.MEDIA_TYPE, "Send `Content-Type: application/json`.")
-                    )
+                    raise Refused(_NOT_JSON)
                 # FastAPI wraps what reading a body raises; read it before.
                 await strict.json()
                 request = strict
@@ -129,8 +128,16 @@ def create_app(clock: Clock, max_body_bytes: int) -> FastAPI:
         openapi_url="/openapi.json",
         docs_url="/docs",
         redoc_url=None,
+        # The redirect would be built from the Host header, which anybody may choose.
+        redirect_slashes=False,
     )
     app.state.max_body_bytes = max_body_bytes
+    _answer_errors(app, clock)
+    return app
+
+
+def _answer_errors(app: FastAPI, clock: Clock) -> None:
+    """Has every error of `app` answered as a problem document."""
 
     def problem(refusal: Refusal) -> Response:
         return Response(
@@ -146,7 +153,7 @@ def create_app(clock: Clock, max_body_bytes: int) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_: Request, exc: RequestValidationError) -> Response:
         found = tuple(
-            FieldProblem("".join(f"/{step}" for step in error["loc"][1:]), error["msg"])
+            FieldProblem(_pointer(error["loc"][1:]), error["msg"])
             for error in exc.errors()[:_MOST_PROBLEMS]
         )
         return problem(Refusal(errors.INVALID, "Some fields are wrong.", errors=found))
@@ -161,4 +168,18 @@ def create_app(clock: Clock, max_body_bytes: int) -> FastAPI:
             answer.headers["allow"] = exc.headers["Allow"]
         return answer
 
-    return app
+    @app.exception_handler(ClientGone)
+    async def on_gone(_: Request, __: ClientGone) -> Response:
+        # Nobody reads it; the status is for the log line and the metrics.
+        return Response(status_code=CLIENT_GONE)
+
+    @app.exception_handler(Exception)
+    async def on_failure(_: Request, __: Exception) -> Response:
+        # The framework raises it again after this answer, and the front logs it.
+        return problem(INTERNAL)
+
+
+def _pointer(path: Sequence[str | int]) -> str:
+    """The JSON pointer (RFC 6901) of `path`, its parts cut where they are absurdly long."""
+    parts = (str(part)[:128].replace("~", "~0").replace("/", "~1") for part in path)
+    return "".join(f"/{part}" for part in parts)

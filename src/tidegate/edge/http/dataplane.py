@@ -66,7 +66,8 @@ class DataPlaneRoutes:
             raise LookupError("no request is being served")
         refusal = await self._serve(scope, receive, send, request)
         if refusal is not None:
-            await asgi.refuse(send, refusal, self._clock)
+            allow = "POST" if refusal is _POST_ONLY else None
+            await asgi.refuse(send, refusal, self._clock, allow)
 
     async def _serve(
         self, scope: Scope, receive: Receive, send: Send, request: RequestContext

@@ -14,7 +14,16 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 
 from tidegate.edge.http import asgi
-from tidegate.edge.http.asgi import Application, ClientGone, Message, Receive, Scope, Send
+from tidegate.edge.http.asgi import (
+    CLIENT_GONE,
+    INTERNAL,
+    Application,
+    ClientGone,
+    Message,
+    Receive,
+    Scope,
+    Send,
+)
 from tidegate.edge.http.settings import Settings
 from tidegate.kernel import errors
 from tidegate.kernel.clock import Clock
@@ -27,7 +36,6 @@ from tidegate.store.views import Progress
 log = logging.getLogger("tidegate.access")
 
 _LONGEST_USER_AGENT = 256
-_INTERNAL = Refusal(errors.INTERNAL, "The request failed. Its id finds it in the logs.")
 # Asked for every few seconds by machines; a line each would drown the others.
 _QUIET = frozenset({"/health", "/health/live", "/health/ready", "/ready", "/metrics"})
 
@@ -69,12 +77,12 @@ class Front:
         try:
             await self._serve(scope, receive, answer.send)
         except ClientGone:
-            answer.status = answer.status or 499
+            answer.status = answer.status or CLIENT_GONE
         except Exception:
             log.exception("a request failed")
             if not answer.status:
-                await asgi.refuse(answer.send, _INTERNAL, self._clock)
-            request.error_code = _INTERNAL.code.word
+                await asgi.refuse(answer.send, INTERNAL, self._clock)
+            request.error_code = INTERNAL.code.word
         finally:
             self._account(scope, request, answer, time.perf_counter() - started)
             context.current.reset(token)
@@ -87,6 +95,9 @@ class Front:
         path: str = scope["path"]
         if path.startswith(("/v1/commands/", "/v1/query/")):
             await self._data_plane(scope, receive, send)
+        elif scope["method"] == "HEAD":
+            # The server below leaves the body out; the framework would know no such method.
+            await self._control_plane({**scope, "method": "GET"}, receive, send)
         else:
             await self._control_plane(scope, receive, send)
 
@@ -141,7 +152,7 @@ class Front:
     def _account(
         self, scope: Scope, request: RequestContext, answer: _Answer, seconds: float
     ) -> None:
-        method, status = scope["method"], answer.status or 499
+        method, status = scope["method"], answer.status or CLIENT_GONE
         labelled = method if method in _METHODS else "other"
         metrics.REQUESTS.labels(labelled, request.route, status, request.service).inc()
         metrics.REQUEST_SECONDS.labels(request.route).observe(seconds)

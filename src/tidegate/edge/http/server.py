@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
@@ -19,10 +20,20 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready: Ready) -> None:
         super().__init__(config)
         self._ready = ready
+        self.servers = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+    def abort(self) -> None:
+        """Ends everything at once, answered or not."""
+        for listening in self.servers:
+            listening.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        for task in list(self.server_state.tasks):
+            task.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -45,6 +56,9 @@ class HttpListener:
         settings = self._settings
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         with socket.create_server((settings.host, settings.port), family=family, backlog=2048) as s:
+            # Connections inherit it. asyncio sets it only on sockets that name their protocol,
+            # which this one does not, and an answer would then wait 40 ms for its second half.
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             config = uvicorn.Config(
                 self._application,
                 loop="none",
@@ -59,7 +73,13 @@ class HttpListener:
                 timeout_graceful_shutdown=max(1, round(self._finish_within_s)),
             )
             self._server = _Server(config, ready)
-            await self._server.serve(sockets=[s])
+            try:
+                await self._server.serve(sockets=[s])
+            except asyncio.CancelledError:
+                # uvicorn cleans up only when it ends by itself; the event loop must not go on
+                # watching a socket whose number another one will get.
+                self._server.abort()
+                raise
 
     def stop(self) -> None:
         """Stops accepting; `run` returns once what is in flight is finished."""

@@ -63,6 +63,7 @@ class SystemRoutes:
         @router.get("/metrics", response_class=Response)
         async def exposition() -> Response:
             """All metrics in the Prometheus text format."""
+            self.not_ready()  # The lag of the views is measured when it is asked for.
             return Response(metrics.exposition(), media_type="text/plain; version=0.0.4")
 
         @router.get("/.well-known/jwks.json")
