@@ -25,7 +25,7 @@ dev: $(STAMP) ## the whole stack on this machine, until Ctrl-C
 	@$(BIN)/tidegate dev
 
 test: $(STAMP) ## the default tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

@@ -38,7 +38,7 @@ def _audited(bucket: str) -> dict[str, Any]:
     }
 
 
-def _streams(audit_max_age_days: int) -> list[dict[str, Any]]:
+def _streams(audit_max_age_days: int, replicas: int) -> list[dict[str, Any]]:
     return [
         _bucket("iam", ["tg.iam.mail.>"]),
         _bucket("routing", []),
@@ -61,7 +61,8 @@ def _streams(audit_max_age_days: int) -> list[dict[str, Any]]:
         {
             "name": "LIMITS",
             "subjects": ["tg.limit.>"],
-            "storage": "memory",
+            # A lone server that restarts forgets a stream in memory, configuration and all.
+            "storage": "memory" if replicas > 1 else "file",
             "allow_msg_counter": True,
             "max_msgs_per_subject": 1,
             "allow_direct": True,
@@ -81,7 +82,7 @@ def _streams(audit_max_age_days: int) -> list[dict[str, Any]]:
 
 async def apply(context: Context) -> None:
     replicas = context.settings.replicas
-    for config in _streams(context.settings.audit_max_age_days):
+    for config in _streams(context.settings.audit_max_age_days, replicas):
         try:
             await context.connection.api(
                 f"STREAM.CREATE.{config['name']}", config | {"num_replicas": replicas}

@@ -27,7 +27,7 @@ def eventually() -> Eventually:
 
     async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(20):
-            while not await condition():  # noqa: ASYNC110
+            while not await condition():
                 await asyncio.sleep(0.02)
 
     return wait

@@ -57,7 +57,7 @@ def test_nested_settings_and_lists_can_come_from_the_environment(
 def test_settings_cannot_be_changed() -> None:
     settings = config.load(None)
     with pytest.raises(ValidationError):
-        settings.http.port = 1
+        settings.http.port = 1  # type: ignore[misc]
     with pytest.raises(ValidationError):
         settings.http = settings.http  # type: ignore[misc]
 

@@ -32,9 +32,10 @@ def modules() -> Iterator[ModuleType]:
 
 def dataclasses_of(module: ModuleType) -> Iterator[type]:
     for member in vars(module).values():
-        if isinstance(member, type) and dataclasses.is_dataclass(member):
-            if member.__module__ == module.__name__:
-                yield member
+        if not isinstance(member, type) or member.__module__ != module.__name__:
+            continue
+        if dataclasses.is_dataclass(member):
+            yield member
 
 
 def test_the_program_and_the_package_have_one_version() -> None:

@@ -90,7 +90,7 @@ def examples(running: Running) -> list[tuple[str, str]]:
     return [
         ("sign a user up; a mail asks to verify the address", _post(first, "signup", user)),
         ("read that mail", f"curl -s {running.mail.http}/messages"),
-        ("sign in as the platform admin, on another replica", _post(last, "signin", admin)),
+        ("sign in as the platform admin, on the last replica", _post(last, "signin", admin)),
     ]
 
 

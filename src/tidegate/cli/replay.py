@@ -50,6 +50,7 @@ def run_replay(
     async def work() -> None:
         async with joined(running, tenant, layout.aggregate_type) as session:
             with _progress(terminal, survey.rows, tally) as on_result:
+                began = time.monotonic()
                 commands = rows.read(file, layout)
                 await send_all(commands, session.send, on_result, concurrency, rate)
             _report(terminal, tally, time.monotonic() - began)
@@ -61,7 +62,6 @@ def run_replay(
             if difference is not None:
                 raise typer.Exit(1)
 
-    began = time.monotonic()
     run(work, InputError, NoAnswerError, NoMailError, UnexpectedAnswerError)
 
 

@@ -109,6 +109,8 @@ class Api:
             ) as answer:
                 raw = await answer.read()
                 return Answer(answer.status, _json(raw), answer.headers.get("x-tidegate-revision"))
+        except aiohttp.ClientConnectorError as error:
+            raise NoAnswerError(f"nothing listens at {self.url}") from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise NoAnswerError(f"{self.url}: {str(error) or type(error).__name__}") from error
 

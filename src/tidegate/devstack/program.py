@@ -6,6 +6,7 @@ and SIGINT cancel it once; its clean end is exit status 0.
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -46,6 +47,9 @@ def run(program: Coroutine[None, None, None]) -> None:
     except (FatalError, OSError) as error:
         _log.critical("%s", error)
         sys.exit(1)
+    finally:
+        # The interpreter would search everything for garbage once more before it ends.
+        gc.freeze()
 
 
 async def until_signalled(program: Coroutine[None, None, None]) -> None:

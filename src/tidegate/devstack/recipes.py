@@ -9,8 +9,8 @@ from tidegate.devstack.managed_program import Recipe
 from tidegate.devstack.ports import HOST, Ports
 
 # With the time NATS takes, their sum stays below the three seconds in which Ctrl-C ends all.
-_REPLICA_GRACE_S = 1.4
-_NODE_GRACE_S = 0.7
+_REPLICA_GRACE_S = 1.1
+_NODE_GRACE_S = 0.5
 
 
 def replica_name(place: int) -> str:

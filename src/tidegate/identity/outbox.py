@@ -34,6 +34,7 @@ _POLL_S = 5.0
 # JetStream's statuses for a pull that found nothing, or nothing in its time.
 _NOTHING_TO_SEND = frozenset({"404", "408"})
 _PAUSE_S = 1.0
+_MOST_WAITING = 16
 _MOST_TRIES = 50
 _RETRY_DELAY_S = (1, 2, 5, 15, 60, 300)
 
@@ -52,7 +53,7 @@ class Outbox:
         # A queue of its own, not the request inbox: what a pull brings has the stream's subject,
         # by which the client library cannot tell whose request it answers.
         inbox = self._connection.new_inbox()
-        answers: asyncio.Queue[Msg] = asyncio.Queue()
+        answers: asyncio.Queue[Msg] = asyncio.Queue(_MOST_WAITING)
         async with self._connection.subscription(inbox, answers.put):
             ready()
             while True:

@@ -221,7 +221,7 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: 
     stubborn = "trap '' TERM; echo ready; while :; do read -r _ </dev/zero; done"
     process = await child.Child.spawn("/bin/sh", "-c", stubborn, log=ready)
     async with asyncio.timeout(10):
-        while b"ready" not in ready.read_bytes():  # noqa: ASYNC110
+        while b"ready" not in ready.read_bytes():
             await asyncio.sleep(0.01)
     assert await process.stop(grace_s=0.1) == -signal.SIGKILL
     process.kill()

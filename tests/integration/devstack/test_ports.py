@@ -33,8 +33,7 @@ def test_they_are_none_that_an_outgoing_connection_gets() -> None:
 @pytest.fixture
 def free_base() -> int:
     """A base from which every port is free: others run stacks too."""
-    for _ in range(100):
-        base = Ports.any_free(1).http[0]
+    for base in range(21_000, 32_000, 16):
         try:
             Ports.from_base(base, 3)
         except PortUnavailableError:

@@ -94,7 +94,7 @@ async def test_a_cancellation_that_comes_with_the_answer_is_not_swallowed(
 ) -> None:
     asking = asyncio.create_task(store.api("STREAM.INFO.KV_iam"))
     waiting = store._client._resp_map
-    while not waiting:  # noqa: ASYNC110
+    while not waiting:
         await asyncio.sleep(0)
     [answer] = waiting.values()
     answer.set_result(SimpleNamespace(data=b"{}", headers=None))

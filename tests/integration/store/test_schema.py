@@ -70,7 +70,7 @@ STREAMS: dict[str, dict[str, Any]] = {
     },
     "LIMITS": {
         "subjects": ["tg.limit.>"],
-        "storage": "memory",
+        "storage": "file",
         "allow_msg_counter": True,
         "max_msgs_per_subject": 1,
         "allow_direct": True,

@@ -106,7 +106,7 @@ def allowed_by_reference(
         expired = given_.expires_at_s is not None and given_.expires_at_s <= NOW_S
         if given_.principal_id != principal or expired or role is None:
             continue
-        administers = given_.tenant_id is None and action.split(".")[0] in {
+        administers = given_.tenant_id is None and action.partition(".")[0] in {
             *("iam", "audit", "routing", "rebalance", "runner"),
         }
         if given_.tenant_id != tenant and not administers:
@@ -164,9 +164,7 @@ def test_a_yes_names_a_right_that_really_gives_it(
 def test_the_platform_scope_never_reaches_commands_and_queries(
     granted: Granted, action: str
 ) -> None:
-    platform_only = replace(
-        granted, given=tuple(replace(a, tenant_id=None) for a in granted.given)
-    )
+    platform_only = replace(granted, given=tuple(replace(a, tenant_id=None) for a in granted.given))
     for tenant in (ACME, GLOBEX):
         decision = authorize(platform_only, ADA, tenant, action, {}, NOW_S)
         assert not decision.allowed

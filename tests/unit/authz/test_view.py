@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.authz import engine
 from tidegate.authz.view import AccessView
-from tidegate.kernel.ids import PrincipalId, TenantId, new_id
+from tidegate.kernel.ids import PrincipalId, TenantId
 from tidegate.store.changes import Entry
 
-ADA, EVE = PrincipalId(new_id()), PrincipalId(new_id())
+ADA = PrincipalId("01a20166-5a41-7791-93f3-8a50a86b30e8")
+EVE = PrincipalId("01a20166-5a42-7791-93f3-8a50a86b30e8")
 TENANTS = ("acme", "globex")
 ROLES = ("member", "admin")
 
-Value = Mapping[str, Any] | None
-
-TENANT: Value = {"name": "Acme", "status": "active"}
-ROLE: Value = {
+TENANT: dict[str, Any] = {"name": "Acme", "status": "active"}
+ROLE: dict[str, Any] = {
     "name": "Member",
     "tenant": None,
     "rights": [{"action": "command.submit", "resource": {"aggregate_type": "order"}}],
 }
-ASSIGNMENT: Value = {"exp": None}
+ASSIGNMENT: dict[str, Any] = {"exp": None}
 
 MALFORMED_TENANTS: list[Any] = [
     {},
@@ -92,13 +91,12 @@ def state(view: AccessView) -> object:
     )
 
 
+@settings(max_examples=60)
 @given(made=edits(), cuts=st.lists(st.integers(0, 25), max_size=4))
-def test_edits_come_to_what_loading_the_result_comes_to(
-    made: list[Entry], cuts: list[int]
-) -> None:
+def test_edits_come_to_what_loading_the_result_comes_to(made: list[Entry], cuts: list[int]) -> None:
     edited = AccessView()
     places = [0, *sorted(min(cut, len(made)) for cut in cuts), len(made)]
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         edited.apply(made[start:end])
     newest = {entry.key: entry for entry in made}
     loaded = AccessView()
@@ -106,6 +104,7 @@ def test_edits_come_to_what_loading_the_result_comes_to(
     assert state(edited) == state(loaded)
 
 
+@settings(max_examples=60)
 @given(made=edits())
 def test_what_is_removed_again_leaves_nothing_behind(made: list[Entry]) -> None:
     view = AccessView()

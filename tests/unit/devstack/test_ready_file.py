@@ -92,7 +92,9 @@ def test_a_file_that_was_never_written_removes_nothing(path: Path) -> None:
 
 
 def test_a_place_where_nothing_can_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ReadyFileError, match=r"missing/ready\.json cannot be written: No such file"):
+    with pytest.raises(
+        ReadyFileError, match=r"missing/ready\.json cannot be written: No such file"
+    ):
         ReadyFile(tmp_path / "missing" / "ready.json").write(RUNNING)
 
 

@@ -207,7 +207,19 @@ async def test_a_revision_that_is_not_reached_in_time_is_told(
 
 @pytest.mark.parametrize(
     "value",
-    ["", "iam", "iam:", ":1", "iam:x", "iam:-1", "iam:1.5", "users:1", "iam:1:2", "iam: 1", "iam:²"],
+    [
+        "",
+        "iam",
+        "iam:",
+        ":1",
+        "iam:x",
+        "iam:-1",
+        "iam:1.5",
+        "users:1",
+        "iam:1:2",
+        "iam: 1",
+        "iam:²",
+    ],
 )
 async def test_a_revision_that_is_none_is_malformed(
     value: str, front: Front, exchange: Exchange

@@ -26,8 +26,10 @@ def outbox(keys: Keys) -> Outbox:
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"{", b"[]", b"1", b"null", b'"x"', b"{}", b'{"id": "x"}', b'{"id": "x", "mail": "text"}']
-    + [b'{"id": "x", "mail": {"k": "w1", "n": 1, "c": 2}}', b"\xff" * 9],
+    [
+        *(b"", b"{", b"[]", b"1", b"null", b'"x"', b"{}", b'{"id": "x"}', b"\xff" * 9),
+        *(b'{"id": "x", "mail": "text"}', b'{"id": "x", "mail": {"k": "w1", "n": 1, "c": 2}}'),
+    ],
 )
 async def test_a_mail_that_cannot_be_read_is_dropped(payload: bytes, outbox: Outbox) -> None:
     assert await outbox._deliver(payload, 1) == b"+TERM"
@@ -36,9 +38,9 @@ async def test_a_mail_that_cannot_be_read_is_dropped(payload: bytes, outbox: Out
 async def test_a_mail_is_acknowledged_once_the_server_has_taken_it(
     outbox: Outbox, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = []
+    taken: list[EmailMessage] = []
 
-    async def send(message: object, **_: object) -> None:
+    async def send(message: EmailMessage, **_: object) -> None:
         taken.append(message)
 
     monkeypatch.setattr(aiosmtplib, "send", send)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tidegate.kernel.ids import PrincipalId, SessionId
 from tidegate.sessions import access, keys
-from tidegate.sessions.access import SKEW_S, AccessClaims, Void
+from tidegate.sessions.access import AccessClaims, Void
 from tidegate.sessions.keys import KeyState, SigningKey, SigningKeyView
 from tidegate.sessions.settings import Settings
 from tidegate.store.changes import Entry
@@ -97,7 +97,9 @@ def test_no_two_tokens_share_an_id(signing_key: SigningKey, settings: Settings) 
 
 
 @pytest.mark.parametrize("state", list(KeyState))
-def test_keys_of_every_state_verify(state: KeyState, wrapping: Wrapping, settings: Settings) -> None:
+def test_keys_of_every_state_verify(
+    state: KeyState, wrapping: Wrapping, settings: Settings
+) -> None:
     key = keys.generate(state)
     view = SigningKeyView(wrapping)
     view.apply([Entry(keys.ENTRY_KEY, {"keys": [keys.encode(key, wrapping, 0)]}, 1)])
@@ -273,9 +275,9 @@ def test_a_token_is_void_from_its_expiry_on(
 def test_a_token_from_the_future_is_void_beyond_the_allowed_skew(
     forge: Forge, view: SigningKeyView, settings: Settings
 ) -> None:
-    at_most = forge({"nbf": int(NOW_S) + SKEW_S})
+    at_most = forge({"nbf": int(NOW_S) + 60})
     assert isinstance(access.verify(at_most, view, settings, NOW_S), AccessClaims)
-    beyond = forge({"nbf": int(NOW_S) + SKEW_S + 1})
+    beyond = forge({"nbf": int(NOW_S) + 61})
     assert access.verify(beyond, view, settings, NOW_S) == Void("not_yet")
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from tidegate.devstack.api import Answer, Api, NoAnswerError, UnexpectedAnswerError
 from tidegate.devstack.replay.rows import Command
@@ -41,6 +42,7 @@ class Sender:
         self._patience_s = patience_s
         self._sent = 0
         self._gave_up = False
+        self._since = datetime.now(UTC)
 
     async def send(self, command: Command) -> Result:
         if self._gave_up:
@@ -58,7 +60,7 @@ class Sender:
             except (NoAnswerError, UnexpectedAnswerError) as error:
                 reason = str(error)
             else:
-                outcome = settled(answer)
+                outcome = settled(answer, self._since)
                 if outcome is not None:
                     told = "" if answer.status == 200 else str(answer)
                     return Result(outcome, time.monotonic() - started, tries, told)
@@ -79,13 +81,22 @@ class Sender:
         return answer
 
 
-def settled(answer: Answer) -> Outcome | None:
-    """What the answer says has become of the command; None when it is worth asking again."""
+def settled(answer: Answer, since: datetime) -> Outcome | None:
+    """What the answer says has become of the command; None when it is worth asking again.
+
+    A duplicate whose event is younger than `since`, the start of this run, was carried out in
+    this run: the answer that said so was lost, here or behind the gateway.
+    """
     if answer.status == 200:
-        return Outcome.DUPLICATE if answer.body["duplicate"] else Outcome.ACCEPTED
+        old = answer.body["duplicate"] and not _is_younger(answer.body["events"], since)
+        return Outcome.DUPLICATE if old else Outcome.ACCEPTED
     if answer.status in _PASSING:
         return None
     return Outcome.REFUSED if 400 <= answer.status < 500 else Outcome.FAILED
+
+
+def _is_younger(events: Sequence[Mapping[str, str]], since: datetime) -> bool:
+    return any(datetime.fromisoformat(event["time"]) >= since for event in events)
 
 
 def _pause_s(tries: int) -> float:

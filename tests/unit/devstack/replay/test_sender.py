@@ -1,6 +1,7 @@
 """One command against replicas that answer as told: no sockets, no clock but the patience."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,7 +15,14 @@ from tidegate.devstack.signed_in_user import SignedInUser
 
 COMMAND = Command("id-1", "stamp", "case-1", {})
 ACCEPTED = Answer(200, {"duplicate": False}, None)
-DUPLICATE = Answer(200, {"duplicate": True}, None)
+STARTED = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def duplicate_of(at: str) -> Answer:
+    return Answer(200, {"duplicate": True, "events": [{"time": at}]}, None)
+
+
+DUPLICATE = duplicate_of("2020-01-01T00:00:00Z")
 TOKENS = {"access_token": "new", "refresh_token": "r2"}
 
 
@@ -129,4 +137,16 @@ async def test_when_nobody_answers_in_time_it_has_failed_and_the_rest_is_not_tri
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_a_status_that_passes_settles_nothing(status: int) -> None:
-    assert settled(problem(status)) is None
+    assert settled(problem(status), STARTED) is None
+
+
+@pytest.mark.parametrize(
+    ("at", "outcome"),
+    [
+        ("2026-11-22T11:59:59.999999999Z", Outcome.DUPLICATE),
+        ("2026-11-22T12:00:00Z", Outcome.ACCEPTED),
+        ("2026-11-22T12:00:00.000001Z", Outcome.ACCEPTED),
+    ],
+)
+def test_a_duplicate_of_this_very_run_was_accepted_in_it(at: str, outcome: Outcome) -> None:
+    assert settled(duplicate_of(at), STARTED) is outcome

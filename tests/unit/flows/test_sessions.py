@@ -1,0 +1,129 @@
+"""Refresh when what is read is old: a copy of the stream that is behind ends no session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tidegate.flows.sessions import Sessions
+from tidegate.flows.signin import TokenIssuer
+from tidegate.identity.accounts import Keys
+from tidegate.identity.model import user_key
+from tidegate.identity.view import UserView
+from tidegate.kernel import errors
+from tidegate.kernel.clock import SystemClock
+from tidegate.kernel.errors import Code, Refusal
+from tidegate.kernel.ids import PrincipalId, SessionId, new_id
+from tidegate.kernel.secret import Secret
+from tidegate.sessions import keys, refresh
+from tidegate.sessions.keys import KeyState, SigningKeyView
+from tidegate.sessions.refresh import RefreshToken, Session
+from tidegate.sessions.settings import Settings
+from tidegate.store.bucket import Decision, Done, Revision
+from tidegate.store.changes import Change, Entry
+from tidegate.store.events import Origin
+from tidegate.store.keyring import KeyRing, Peppers, Wrapping, digest
+
+ORIGIN = Origin("req", "192.0.2.1", "agent")
+SECRET = Secret(b"s" * 32)
+TOKEN = RefreshToken(PrincipalId(new_id()), SessionId(new_id()), 4, SECRET)
+KEYS = Keys(
+    Wrapping(KeyRing("w", {"w": Secret(b"w" * 32)})),
+    Peppers(KeyRing("p", {"p": Secret(b"p" * 32)})),
+)
+
+
+@dataclass
+class TwoCopies:
+    """A bucket with one entry, of which the nearest copy may be older than the leader's."""
+
+    nearest: Entry
+    leader: Entry
+    committed: list[Change] = field(default_factory=list)
+
+    async def read(self, key: str, min_revision: int = 0) -> Entry:
+        assert key == self.leader.key
+        return self.nearest if self.nearest.revision >= min_revision else self.leader
+
+    async def execute(self, decide: Any, *, settle: bool = True) -> Done[Any] | Refusal:
+        decision: Decision[Any] | Refusal = await decide(self.read)
+        if isinstance(decision, Refusal):
+            return decision
+        self.committed += decision.changes
+        return Done(decision.outcome, Revision("iam", 99))
+
+    async def settle(self, sequence: int) -> None:
+        """There is no view to wait for."""
+
+
+def entry(counter: int, revision: int, secret: Secret = SECRET) -> Entry:
+    now_s = SystemClock().now_s()
+    session = Session(
+        principal_id=TOKEN.principal_id,
+        id=TOKEN.session_id,
+        session_epoch=0,
+        counter=counter,
+        secret_hash=digest(secret),
+        created_at_s=now_s - 60,
+        rotated_at_s=now_s - 60,
+        expires_at_s=now_s + 600,
+        amr=("pwd",),
+        acr="1",
+        device_name="",
+        address="",
+    )
+    key = refresh.session_key(session.principal_id, session.id)
+    return Entry(key, refresh.encode(session), revision)
+
+
+def absent(revision: int) -> Entry:
+    return Entry(refresh.session_key(TOKEN.principal_id, TOKEN.session_id), None, revision)
+
+
+def sessions(bucket: TwoCopies) -> Sessions:
+    users, signing = UserView(), SigningKeyView(KEYS.wrapping)
+    users.apply([Entry(user_key(TOKEN.principal_id), {"status": "active", "session_epoch": 0}, 1)])
+    key = keys.encode(keys.generate(KeyState.ACTIVE), KEYS.wrapping, 0)
+    signing.apply([Entry(keys.ENTRY_KEY, {"keys": [key]}, 1)])
+    issuer = TokenIssuer(KEYS, signing, Settings(), SystemClock())
+    return Sessions(bucket, users, issuer, SystemClock())  # type: ignore[arg-type]
+
+
+async def use(bucket: TwoCopies) -> Done[Any] | Refusal:
+    return await sessions(bucket).refresh(TOKEN.encode(KEYS.peppers).reveal_text(), ORIGIN)
+
+
+@pytest.mark.parametrize(
+    "nearest", [absent(0), entry(3, 5, Secret(b"o" * 32)), entry(0, 2)], ids=["new", "one", "many"]
+)
+async def test_a_copy_that_is_behind_does_not_void_the_current_token(nearest: Entry) -> None:
+    bucket = TwoCopies(nearest, entry(4, 6))
+    assert isinstance(await use(bucket), Done)
+    (change,) = bucket.committed
+    assert (change.key, change.expected) == (bucket.leader.key, 6)
+
+
+@pytest.mark.parametrize(
+    ("leader", "code"),
+    [
+        (absent(7), errors.REFRESH_INVALID),
+        (entry(3, 5), errors.VIEW_BEHIND),
+    ],
+)
+async def test_what_the_leader_says_too_is_final(leader: Entry, code: Code) -> None:
+    bucket = TwoCopies(leader, leader)
+    refusal = await use(bucket)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is code
+    assert not bucket.committed
+
+
+async def test_reuse_is_decided_on_any_copy_for_the_commit_will_tell() -> None:
+    bucket = TwoCopies(entry(6, 8), entry(6, 8))
+    refusal = await use(bucket)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is errors.REFRESH_INVALID
+    assert [type(change).__name__ for change in bucket.committed] == ["Delete", "Put"]
+    assert bucket.committed[0].expected == 8
