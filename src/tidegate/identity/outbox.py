@@ -35,7 +35,6 @@ _POLL_S = 5.0
 _NOTHING_TO_SEND = frozenset({"404", "408"})
 _PAUSE_S = 1.0
 _MOST_WAITING = 16
-_MOST_TRIES = 50
 _RETRY_DELAY_S = (1, 2, 5, 15, 60, 300)
 
 
@@ -68,7 +67,8 @@ class Outbox:
             "durable_name": _CONSUMER,
             "ack_policy": "explicit",
             "ack_wait": _ACK_WAIT_S * _NS,
-            "max_deliver": _MOST_TRIES,
+            # Tried until it is sent or as old as the stream lets it get.
+            "max_deliver": -1,
             "max_ack_pending": 100,
         }
         await self._connection.api(
