@@ -6,6 +6,8 @@ are never values here: settings that end in `_file` name the file that holds one
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +25,9 @@ from tidegate.observability.settings import Settings as LogSettings
 from tidegate.sessions.settings import Settings as SessionSettings
 from tidegate.store.settings import Settings as NatsSettings
 from tidegate.upstream.settings import Settings as UpstreamSettings
+
+# Names the file; every other variable with the prefix is a setting.
+CONFIG_VARIABLE = "TIDEGATE_CONFIG"
 
 
 class ConfigError(Exception):
@@ -63,6 +68,10 @@ def load(file: Path | None) -> Settings:
     if file is not None and not file.is_file():
         raise ConfigError(f"{file}: there is no such file")
 
+    unknown = _unknown_variables(os.environ)
+    if unknown:
+        raise ConfigError(f"{', '.join(unknown)}: there is no such setting")
+
     class FromFile(Settings):
         @classmethod
         def settings_customise_sources(
@@ -89,3 +98,15 @@ def load(file: Path | None) -> Settings:
         raise ConfigError(str(exc)) from None
     except (ValueError, OSError) as exc:
         raise ConfigError(f"{file}: {exc}") from None
+
+
+def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and are none: most likely typing errors."""
+    prefix = "TIDEGATE_"
+    return sorted(
+        name
+        for name in environment
+        if name.upper().startswith(prefix)
+        and name.upper() != CONFIG_VARIABLE
+        and name[len(prefix) :].split("__")[0].lower() not in Settings.model_fields
+    )

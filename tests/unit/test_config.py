@@ -145,3 +145,12 @@ def test_no_value_is_ever_shown(text: str, tmp_path: Path) -> None:
 
 def test_a_file_with_nothing_in_it_is_fine(tmp_path: Path) -> None:
     assert config.load(written(tmp_path, "")).model_dump() == config.load(None).model_dump()
+
+
+@pytest.mark.parametrize("name", ["TIDEGATE_HTPP__PORT", "tidegate_nat__servers", "TIDEGATE_"])
+def test_a_variable_that_is_no_setting_is_refused_by_its_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ConfigError, match=f"{name}: there is no such setting"):
+        load(None)

@@ -38,9 +38,13 @@ def run(work: Callable[[], Coroutine[Any, Any, T]], *expected: type[Exception]) 
         known, rest = group.split(kinds)
         if known is None or rest is not None:
             raise
-        raise fail(str(_first(known))) from group
+        raise _told(_first(known)) from group
     except kinds as exc:
-        raise fail(str(exc)) from exc
+        raise _told(exc) from exc
+
+
+def _told(error: BaseException) -> typer.Exit:
+    return fail(str(error), 2 if isinstance(error, ConfigError) else 1)
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -23,7 +23,7 @@ from tidegate.store.connection import connect
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", envvar="TIDEGATE_CONFIG", help="TOML file with the settings."),
+    typer.Option("--config", envvar=config.CONFIG_VARIABLE, help="TOML file with the settings."),
 ]
 
 cli = typer.Typer(

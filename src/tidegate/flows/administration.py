@@ -9,6 +9,7 @@ from tidegate.authz import model as authz_model
 from tidegate.authz.commands import Actor
 from tidegate.authz.model import Assignment, Tenant
 from tidegate.identity import accounts, passwords
+from tidegate.identity import model as identity_model
 from tidegate.identity.accounts import Keys, NewAccount
 from tidegate.identity.passwords import Passwords
 from tidegate.identity.settings import Settings
@@ -43,6 +44,9 @@ class Tenancy:
 
     async def assign(self, assignment: Assignment, actor: Actor) -> Done[Assignment] | Refusal:
         async def decide(read: Read) -> Decision[Assignment] | Refusal:
+            principal = await read(identity_model.user_key(assignment.principal_id))
+            if principal.value is None:
+                return errors.invalid("/principal_id", "There is no such principal.")
             return await authz.assign(read, assignment, actor, self.clock.now_s())
 
         return await self.iam.execute(decide)

@@ -54,18 +54,11 @@ class Sessions:
         next_secret = Secret(secrets.token_bytes(refresh.SECRET_BYTES))
 
         async def decide(read: Read) -> Decision[Tokens | None] | Refusal:
-            key = refresh.session_key(token.principal_id, token.session_id)
-            now_s, settings = self.clock.now_s(), self.issuer.settings
-            entry = await read(key)
-            rotation = refresh.rotate(
-                refresh.decode(entry, now_s), token, next_secret, now_s, settings
-            )
-            if isinstance(rotation, Ended | Stale):
-                # The token is genuine, so what was read may be old: the leader knows.
-                entry = await self.iam.read(key, entry.revision + 1)
-                rotation = refresh.rotate(
-                    refresh.decode(entry, now_s), token, next_secret, now_s, settings
-                )
+            entry = await read(refresh.session_key(token.principal_id, token.session_id))
+            now_s = self.clock.now_s()
+            session = refresh.decode(entry, now_s)
+            settings = self.issuer.settings
+            rotation = refresh.rotate(session, token, next_secret, now_s, settings)
             match rotation:
                 case Ended():
                     return _VOID

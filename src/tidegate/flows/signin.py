@@ -116,8 +116,10 @@ class SignIn:
         return done
 
     async def _prove(self, email: str, password: Secret) -> _Proof | Refusal:
-        user_id = await accounts.find_by_email(self.iam.read, email, self.keys)
-        credential = await self.iam.read(model.credential_key(user_id)) if user_id else None
+        # From the leader: who was verified a moment ago must not be told that he is unknown.
+        read = self.iam.read_leader
+        user_id = await accounts.find_by_email(read, email, self.keys)
+        credential = await read(model.credential_key(user_id)) if user_id else None
         stored = accounts.password_hash(credential.value) if credential else None
         matches = await self.passwords.verify(stored, password)
         if isinstance(matches, Refusal):

@@ -1,8 +1,10 @@
 """One bucket: its entries, its commits, its progress. What domains and flows hold.
 
-A command runs through `execute`: read, decide, commit; a conflict means that what was read is
-old, so it reads again (from the leader) and decides again, a few times at most. Before the
-caller is answered the change is *settled*: views show it. `settle` is the one seam at which
+A command runs through `execute`: read, decide, commit. It reads from any copy of the stream,
+which may be old. A conflict says so, and it decides again on what the leader has, a few times
+at most; a refusal meets no compare-and-set that could say so, and is final only when it was
+decided on what the leader has. Before the caller is answered the change is *settled*: views
+show it. `settle` is the one seam at which
 "holds here" becomes "holds on every replica".
 """
 
@@ -99,6 +101,10 @@ class Bucket:
         """What `key` holds, perhaps not the newest. Raises Disconnected or AnswerLost."""
         return await reading.read(self._connection, self.name, key, min_revision)
 
+    async def read_leader(self, key: str) -> Entry:
+        """What the stream's leader has of `key`. Raises Disconnected or AnswerLost."""
+        return await reading.read_leader(self._connection, self.name, key)
+
     async def commit(self, changes: Sequence[Change], events: Sequence[Event]) -> CommitResult:
         """See `Committer.commit`."""
         return await self._committer.commit(changes, events)
@@ -114,12 +120,10 @@ class Bucket:
         `decide` may run several times and must have no effect of its own. A command that no
         view shows (a refresh rotates an entry that nobody follows) goes without settling.
         """
-        min_revision = 0
-
-        async def read(key: str) -> Entry:
-            return await self.read(key, min_revision)
-
-        for _ in range(_ATTEMPTS):
+        read: Read = self.read
+        attempts = 0
+        while attempts < _ATTEMPTS:
+            from_leader = read == self.read_leader
             try:
                 decision = await decide(read)
             except (Disconnected, AnswerLost):
@@ -128,18 +132,20 @@ class Bucket:
                 if exc.code == _NO_LEADER_NOW:
                     return UNAVAILABLE
                 raise
+            read = self.read_leader
             if isinstance(decision, Refusal):
-                return decision
+                if from_leader:
+                    return decision
+                continue
             result = await self.commit(decision.changes, decision.events)
             match result:
                 case Committed(revision=sequence):
                     if settle:
                         await self.settle(sequence)
                     return Done(decision.outcome, Revision(self.name, sequence))
-                case Conflict(actual=actual):
-                    # What was read is older than this; anything read now must not be.
+                case Conflict():
                     metrics.COMMIT_CONFLICTS.inc()
-                    min_revision = max(min_revision, actual, 1)
+                    attempts += 1
                 case Busy() | Unavailable():
                     return UNAVAILABLE
                 case Unknown():

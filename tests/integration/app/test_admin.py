@@ -252,3 +252,10 @@ async def test_every_change_leaves_its_record_with_who_and_from_where(world: Wor
     assert (record["actor"], record["target"], record["tenant"]) == (world.admin.id, tenant, tenant)
     assert record["request"]["address"] == "127.0.0.1"
     assert record["request"]["user_agent"] == "the-admin-ui/1"
+
+
+async def test_a_role_is_not_given_to_a_principal_that_does_not_exist(world: World) -> None:
+    body = {"principal_id": UNKNOWN, "tenant_id": "acme", "role_id": "tenant-member"}
+    answer = await world.post("/admin/iam/assignments", body, as_=world.admin)
+    assert (answer.status, answer.code) == (422, "INVALID")
+    assert [error["field"] for error in answer.json["errors"]] == ["/principal_id"]

@@ -216,5 +216,5 @@ async def test_without_its_keys_a_replica_does_not_start(tmp_path: Path) -> None
     assert "bm90LTMyLWJ5dGVz" not in line
     config.write_text("")
     exited = await tidegate(*bootstrap)
-    assert exited.status == 1
+    assert exited.status == 2
     assert "nats.wrapping_keys_file" in told_in_one_line(exited)

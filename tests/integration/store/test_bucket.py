@@ -15,7 +15,7 @@ from tidegate.kernel import errors
 from tidegate.kernel.clock import SystemClock
 from tidegate.kernel.errors import Refusal
 from tidegate.store.bucket import UNAVAILABLE, Bucket, Decision, Done, Read
-from tidegate.store.changes import Committed, Delete, Event, Put
+from tidegate.store.changes import Committed, Delete, Entry, Event, Put
 from tidegate.store.commit import Committer
 from tidegate.store.connection import ApiError, Connection
 from tidegate.store.views import Progress
@@ -150,6 +150,26 @@ async def test_a_refusal_passes_through_and_nothing_is_written(bucket: Bucket) -
         return refusal
 
     assert await bucket.execute(refuse) is refusal
+
+
+async def test_a_refusal_that_rests_on_an_old_copy_is_not_final(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def old(key: str, min_revision: int = 0) -> Entry:
+        return Entry(key, None, 0)
+
+    await bucket.execute(add_one, settle=False)
+    monkeypatch.setattr(bucket, "read", old)
+
+    async def must_exist(read: Read) -> Decision[int] | Refusal:
+        counter = await read("k.counter")
+        if counter.value is None:
+            return Refusal(errors.NOT_FOUND, "No such counter.")
+        return Decision([Put(counter.key, {"n": 7}, counter.revision)], [], counter.value["n"])
+
+    done = await bucket.execute(must_exist, settle=False)
+    assert isinstance(done, Done)
+    assert done.outcome == 1
 
 
 async def test_what_goes_wrong_in_a_decision_goes_through(bucket: Bucket) -> None:

@@ -11,6 +11,9 @@ from typing import Any, cast
 
 from fastapi.routing import APIRoute
 
+from tidegate.cli.dev import examples
+from tidegate.devstack.ready_file import Admin, Mail, Nats, Replica, Running
+from tidegate.devstack.tour import STEPS
 from tidegate.edge.http import openapi
 from tidegate.edge.http.admin_routes import AdminRoutes
 from tidegate.edge.http.auth_routes import AuthRoutes
@@ -117,3 +120,16 @@ def test_every_dependency_has_its_reason() -> None:
     lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line[:3] == "| `"]
     described = {name for line in lines for name in re.findall(r"`([\w-]+)`", line.split("|")[1])}
     assert described == names
+
+
+def test_the_readme_shows_the_commands_that_dev_suggests() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    replicas = tuple(Replica(f"http://127.0.0.1:{port}", None, 1) for port in (8080, 8081))
+    mail, admin = Mail("http://127.0.0.1:8090"), Admin("admin@example.org", "<as printed>")
+    for what, command in examples(Running(replicas, Nats("", ()), mail, (), admin, ())):
+        assert f"# {what}\n{command}\n" in readme
+
+
+def test_the_readme_knows_how_long_the_tour_is() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"The tour prints {len(STEPS)} steps" in readme

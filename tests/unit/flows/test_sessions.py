@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,10 +21,11 @@ from tidegate.sessions import keys, refresh
 from tidegate.sessions.keys import KeyState, SigningKeyView
 from tidegate.sessions.refresh import RefreshToken, Session
 from tidegate.sessions.settings import Settings
-from tidegate.store.bucket import Decision, Done, Revision
-from tidegate.store.changes import Change, Entry
+from tidegate.store.bucket import Bucket, Done
+from tidegate.store.changes import Change, CommitResult, Committed, Entry, Event
 from tidegate.store.events import Origin
 from tidegate.store.keyring import KeyRing, Peppers, Wrapping, digest
+from tidegate.store.views import Progress
 
 ORIGIN = Origin("req", "192.0.2.1", "agent")
 SECRET = Secret(b"s" * 32)
@@ -35,27 +36,28 @@ KEYS = Keys(
 )
 
 
-@dataclass
-class TwoCopies:
+class TwoCopies(Bucket):
     """A bucket with one entry, of which the nearest copy may be older than the leader's."""
 
-    nearest: Entry
-    leader: Entry
-    committed: list[Change] = field(default_factory=list)
+    def __init__(self, nearest: Entry, leader: Entry) -> None:
+        unused: Any = None
+        super().__init__(unused, "iam", Progress(SystemClock()), commit_deadline_s=1)
+        self.nearest = nearest
+        self.leader = leader
+        self.committed: list[Change] = []
 
     async def read(self, key: str, min_revision: int = 0) -> Entry:
         assert key == self.leader.key
-        return self.nearest if self.nearest.revision >= min_revision else self.leader
+        return self.nearest
 
-    async def execute(self, decide: Any, *, settle: bool = True) -> Done[Any] | Refusal:
-        decision: Decision[Any] | Refusal = await decide(self.read)
-        if isinstance(decision, Refusal):
-            return decision
-        self.committed += decision.changes
-        return Done(decision.outcome, Revision("iam", 99))
+    async def read_leader(self, key: str) -> Entry:
+        assert key == self.leader.key
+        return self.leader
 
-    async def settle(self, sequence: int) -> None:
-        """There is no view to wait for."""
+    async def commit(self, changes: Sequence[Change], events: Sequence[Event]) -> CommitResult:
+        self.committed += changes
+        self.progress.restarted(99)
+        return Committed(99)
 
 
 def entry(counter: int, revision: int, secret: Secret = SECRET) -> Entry:
@@ -88,7 +90,7 @@ def sessions(bucket: TwoCopies) -> Sessions:
     key = keys.encode(keys.generate(KeyState.ACTIVE), KEYS.wrapping, 0)
     signing.apply([Entry(keys.ENTRY_KEY, {"keys": [key]}, 1)])
     issuer = TokenIssuer(KEYS, signing, Settings(), SystemClock())
-    return Sessions(bucket, users, issuer, SystemClock())  # type: ignore[arg-type]
+    return Sessions(bucket, users, issuer, SystemClock())
 
 
 async def use(bucket: TwoCopies) -> Done[Any] | Refusal:
