@@ -153,4 +153,4 @@ def test_a_variable_that_is_no_setting_is_refused_by_its_name(
 ) -> None:
     monkeypatch.setenv(name, "1")
     with pytest.raises(ConfigError, match=f"{name}: there is no such setting"):
-        load(None)
+        config.load(None)
