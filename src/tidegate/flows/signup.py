@@ -1,7 +1,8 @@
 """Sign-up and the proof of an address.
 
 Invariant: the answer never tells whether an address has an account. What differs is the mail,
-which only the owner of the address reads; the work (one hash, one commit) is the same.
+which only the owner of the address reads; the work (one hash, one commit of as many messages)
+is the same.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from tidegate.store.changes import Change, Event, Put
 from tidegate.store.events import Origin, Record
 
 ONE_TIME_BYTES = 32
+# What a new account takes: its token, address, data key and user.
+_CHANGES = 4
 _VOID = Refusal(errors.TOKEN_VOID, "The token is unknown, used or expired.")
 
 
@@ -76,9 +79,11 @@ class SignUp:
         event = Record("user.signup_repeated", owner_id, owner_id, None, origin).event(now_s)
         if user.email_verified:
             told = mail.already_registered(user.email, user.display_name)
-            return Decision([], [mail.outbox_event(told, self.keys.wrapping), event], None)
+            sent = mail.outbox_event(told, self.keys.wrapping)
+            return Decision(accounts.decoys(_CHANGES, now_s), [sent, event], None)
         token, sent = self._ask(user, Verification(owner_id, hashed), now_s)
-        return Decision([token], [sent, event], None)
+        changes = [token, *accounts.decoys(_CHANGES - 1, now_s)]
+        return Decision(changes, [sent, event], None)
 
     def _ask(self, user: User, verification: Verification, now_s: float) -> tuple[Put, Event]:
         """The change and the mail that ask to confirm an address."""

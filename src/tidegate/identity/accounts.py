@@ -5,6 +5,7 @@ Each decision returns the changes it wants; `flows` composes them into commits.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from tidegate.store.changes import Change, Delete, Entry, Put
 from tidegate.store.keyring import DataKey, Peppers, Wrapping
 
 VERIFY_EMAIL = "verify_email"
+_DECOY_TTL_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,17 @@ class Verification:
             return None
         verification = cls(PrincipalId(entry.value["user"]), entry.value["hash"])
         return verification, Delete(entry.key, entry.revision)
+
+
+def decoys(count: int, now_s: float) -> list[Change]:
+    """Entries that mean nothing and soon expire.
+
+    They make the commit of a sign-up that found an account as large as that of one that made
+    one: revisions count messages, and anybody who gets one can count along.
+    """
+    value = {"v": 1, "exp": now_s + _DECOY_TTL_S}
+    keys = (f"one_time.decoy.{secrets.token_hex(32)}" for _ in range(count))
+    return [Put(key, value, 0, ttl_s=_DECOY_TTL_S) for key in keys]
 
 
 async def find_by_email(read: Read, address: str, keys: Keys) -> PrincipalId | None:

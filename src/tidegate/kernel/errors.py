@@ -74,7 +74,6 @@ REFRESH_RACED = _code("REFRESH_RACED", ErrorKind.CONFLICT, "Another refresh came
 ALREADY_EXISTS = _code("ALREADY_EXISTS", ErrorKind.CONFLICT, "It exists already")
 VERSION_CONFLICT = _code("VERSION_CONFLICT", ErrorKind.CONFLICT, "The aggregate has moved on")
 COMMAND_REJECTED = _code("COMMAND_REJECTED", ErrorKind.CONFLICT, "The aggregate refused")
-LOST_UPDATE = _code("LOST_UPDATE", ErrorKind.LOST_UPDATE, "It changed since it was read")
 BODY_TOO_LARGE = _code("BODY_TOO_LARGE", ErrorKind.TOO_LARGE, "The body is too large")
 MEDIA_TYPE = _code("MEDIA_TYPE", ErrorKind.WRONG_MEDIA_TYPE, "The body must be JSON")
 INVALID = _code("INVALID", ErrorKind.INVALID, "Some fields are wrong")

@@ -48,7 +48,7 @@ UNAVAILABLE = Refusal(
 )
 _UNKNOWN = Refusal(
     errors.COMMIT_UNKNOWN,
-    "The answer of the state was lost. Repeating the call is safe.",
+    "The answer of the state was lost: it is not known whether this was done. Repeat the call.",
     retry_after_s=_RETRY_AFTER_S,
 )
 _CONTENDED = Refusal(errors.CONFLICT, "Others kept changing the same thing. Try again.")

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 1.0
+_WARN_AGAIN_S = 30.0
 # Away for longer than this, a delete may have come and its tombstone gone unseen.
 _RESYNC_AFTER_S = TOMBSTONE_TTL_S * 0.9
 
@@ -63,6 +64,8 @@ class Follower:
         self._event_subject = f"tg.{bucket}.event.>"
         self._assembler = Assembler(0)
         self._loaded = False
+        self._warned_of = ""
+        self._warned_s = 0.0
         self._stream_created = ""
         self._complete_s = float("-inf")
 
@@ -81,11 +84,18 @@ class Follower:
                     raise Disconnected("the connection to NATS is closed for good") from exc
                 reason = str(exc) if isinstance(exc, FeedBroken) else type(exc).__name__
                 metrics.FEED_RESTARTS.labels(view=self._bucket, reason=reason).inc()
-                log.warning("the feed of %s is set up again: %s", self._bucket, exc)
+                self._warn(str(exc))
             if self._clock.monotonic_s() - began_s > SILENCE_S:
                 backoff_s = _FIRST_BACKOFF_S
             await self._pause(random.uniform(0.5, 1) * backoff_s)  # noqa: S311
             backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
+
+    def _warn(self, reason: str) -> None:
+        """One line for each cause in a while, not one for each try: an outage has many."""
+        now_s = self._clock.monotonic_s()
+        if reason != self._warned_of or now_s - self._warned_s > _WARN_AGAIN_S:
+            self._warned_of, self._warned_s = reason, now_s
+            log.warning("the feed of %s is set up again: %s", self._bucket, reason)
 
     async def _pause(self, longest_s: float) -> None:
         """Waits; a reconnect ends it, for then trying again makes sense."""

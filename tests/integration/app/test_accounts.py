@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -98,6 +99,17 @@ async def test_a_sign_up_for_a_taken_address_differs_in_the_mail_alone(
     refused = await world.post("/v1/auth/signin", signup(address, OTHER_PASSWORD))
     assert refused.code == "SIGNIN_FAILED"
     assert (await world.post("/v1/auth/signin", signup(address))).status == 200
+
+
+async def test_every_sign_up_moves_the_revision_as_far(world: World) -> None:
+    """Whoever counts revisions learns nothing of an address: new, waiting or verified."""
+    verified, waiting = await world.user(), fresh_address()
+    await world.post("/v1/auth/signup", signup(waiting))
+    reached = []
+    for address in (fresh_address(), fresh_address(), waiting, verified.email, fresh_address()):
+        answer = await world.post("/v1/auth/signup", signup(address))
+        reached.append(int(answer.headers["x-tidegate-revision"].removeprefix("iam:")))
+    assert {after - before for before, after in itertools.pairwise(reached)} == {6}
 
 
 async def test_nobody_waits_with_a_password_in_an_account_not_yet_verified(world: World) -> None:

@@ -94,7 +94,8 @@ def test_nothing_personal_is_readable_in_a_stored_user() -> None:
         assert text.lower() not in stored
         for place in range(3):
             encoded = base64.b64encode(text.encode()[place:]).decode()[2:-4].lower()
-            assert encoded not in stored
+            # A shorter one turns up in random base64 by chance.
+            assert len(encoded) < 8 or encoded not in stored
 
 
 def test_without_its_data_key_a_user_is_noise() -> None:

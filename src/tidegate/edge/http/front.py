@@ -36,6 +36,8 @@ from tidegate.store.views import Progress
 log = logging.getLogger("tidegate.access")
 
 _LONGEST_USER_AGENT = 256
+# FastAPI's own, which cannot name themselves.
+_FRAMEWORK_ROUTES = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect"})
 # Asked for every few seconds by machines; a line each would drown the others.
 _QUIET = frozenset({"/health", "/health/live", "/health/ready", "/ready", "/metrics"})
 
@@ -112,7 +114,10 @@ class Front:
             asgi.header_values(scope, "x-correlation-id"), request_id
         )
         user_agent = " ".join(asgi.header_values(scope, "user-agent"))[:_LONGEST_USER_AGENT]
-        return RequestContext(request_id, correlation, trace, self._address(scope), user_agent)
+        request = RequestContext(request_id, correlation, trace, self._address(scope), user_agent)
+        if scope["path"] in _FRAMEWORK_ROUTES:
+            request.route = scope["path"]
+        return request
 
     def _address(self, scope: Scope) -> str:
         """The client's address: the last one that a trusted proxy did not vouch for."""
