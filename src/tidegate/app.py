@@ -207,7 +207,7 @@ class App:
             Profiles(iam, keys, views.access, clock),
             caller,
         )
-        admin_routes = AdminRoutes(Tenancy(iam, clock), views.access, caller)
+        admin_routes = AdminRoutes(Tenancy(iam, views.access, clock), views.access, caller)
         routing_routes = RoutingRoutes(
             RoutingAdministration(routing, views.routing, clock),
             views.routing,

@@ -10,8 +10,11 @@ from tidegate.kernel import errors
 from tidegate.kernel.errors import Refusal
 from tidegate.kernel.ids import PrincipalId, TenantId
 from tidegate.store.bucket import Decision, Read
-from tidegate.store.changes import Delete, Put
-from tidegate.store.events import Origin, Record
+from tidegate.store.changes import Change, Delete, Put
+from tidegate.store.events import PLATFORM, Origin, Record
+
+PLATFORM_ADMIN = "platform-admin"
+ADMINS_KEY = "platform_admins.current"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +47,21 @@ async def assign(
 ) -> Decision[Assignment] | Refusal:
     """Gives a role. The tenant and the role must exist and belong together."""
     tenant_id = assignment.tenant_id
+    if not assignment.current(now_s):
+        return errors.invalid("/expires_at", "It is not in the future.")
     if tenant_id is not None and (await read(model.tenant_key(tenant_id))).value is None:
         return errors.invalid("/tenant_id", "There is no such tenant.")
-    role_entry = await read(model.role_key(assignment.role_id))
-    if role_entry.value is None or role_entry.value["tenant"] not in (None, tenant_id):
+    role = model.readable_role(await read(model.role_key(assignment.role_id)))
+    if role is None or role.tenant_id not in (None, tenant_id):
         return errors.invalid("/role_id", "There is no such role in this tenant.")
     entry = await read(model.assignment_key(assignment.id))
-    if entry.value is not None:
+    present = model.readable_assignment(entry)
+    if present is not None and present.current(now_s):
         return Refusal(errors.ALREADY_EXISTS, "The principal has this role here already.")
     value = {"v": 1, "exp": assignment.expires_at_s, "created_at": now_s}
+    changes: list[Change] = [Put(entry.key, value, entry.revision)]
+    if is_lasting_admin(assignment):
+        changes.append(await _admins(read, add=assignment.principal_id))
     record = Record(
         "assignment.created",
         assignment.id,
@@ -65,23 +74,56 @@ async def assign(
             "expires_at": assignment.expires_at_s,
         },
     )
-    return Decision([Put(entry.key, value, entry.revision)], [record.event(now_s)], assignment)
+    return Decision(changes, [record.event(now_s)], assignment)
 
 
 async def unassign(
     read: Read, assignment_id: str, actor: Actor, now_s: float
 ) -> Decision[None] | Refusal:
-    """Takes a role away."""
+    """Takes a role away, readable or not. The last platform admin stays."""
     entry = await read(model.assignment_key(assignment_id))
     if entry.value is None:
         return Refusal(errors.NOT_FOUND, "There is no such assignment.")
-    assignment = model.decode_assignment(entry)
-    record = Record(
-        "assignment.deleted", assignment_id, actor.id, assignment.tenant_id, actor.origin
-    )
-    return Decision([Delete(entry.key, entry.revision)], [record.event(now_s)], None)
+    scope, principal, role_id = assignment_id.split(".")
+    tenant_id = None if scope == PLATFORM else TenantId(scope)
+    changes: list[Change] = [Delete(entry.key, entry.revision)]
+    if tenant_id is None and role_id == PLATFORM_ADMIN:
+        admins = await _admins(read, remove=PrincipalId(principal))
+        if not admins.value["principals"]:
+            return Refusal(errors.LAST_ADMIN, "Make another platform admin first.")
+        changes.append(admins)
+    record = Record("assignment.deleted", assignment_id, actor.id, tenant_id, actor.origin)
+    return Decision(changes, [record.event(now_s)], None)
 
 
 def platform_admin(principal_id: PrincipalId) -> Assignment:
     """The assignment that makes a platform admin."""
-    return Assignment(principal_id, None, "platform-admin", None, 0)
+    return Assignment(principal_id, None, PLATFORM_ADMIN, None, 0)
+
+
+def is_lasting_admin(assignment: Assignment) -> bool:
+    """Whether this makes a platform admin for good: one with an end date is not counted on."""
+    return (
+        assignment.tenant_id is None
+        and assignment.role_id == PLATFORM_ADMIN
+        and assignment.expires_at_s is None
+    )
+
+
+def first_admins(principal_id: PrincipalId) -> Put:
+    """The entry that names the platform admins; it must not exist yet."""
+    return Put(ADMINS_KEY, {"v": 1, "principals": [principal_id]}, 0)
+
+
+async def _admins(
+    read: Read, *, add: PrincipalId | None = None, remove: PrincipalId | None = None
+) -> Put:
+    """The change of who the platform admins are.
+
+    One entry names them all, so that two admins who remove each other at the same moment
+    conflict, and one of them stays.
+    """
+    entry = await read(ADMINS_KEY)
+    named = set(entry.value["principals"]) if entry.value is not None else set()
+    named = (named | ({add} if add else set())) - ({remove} if remove else set())
+    return Put(ADMINS_KEY, {"v": 1, "principals": sorted(named)}, entry.revision)

@@ -68,6 +68,30 @@ def is_member(
     )
 
 
+def may_give(
+    access: Access, giver_id: PrincipalId, tenant_id: TenantId | None, role: Role, now_s: float
+) -> bool:
+    """Whether nothing in `role` reaches further than the giver's own rights in this scope.
+
+    Rights of the platform's scope count in every tenant here: whoever may do everything on the
+    platform may let others act in its tenants, though he may not himself.
+    """
+    held = [
+        right
+        for scope in {tenant_id, None}
+        for assignment in access.assignments(giver_id, scope)
+        if assignment.current(now_s)
+        for right in _rights(access, assignment, scope)
+    ]
+    return all(any(right.reaches(given) for right in held) for given in role.rights)
+
+
+def _rights(access: Access, assignment: Assignment, scope: TenantId | None) -> tuple[Right, ...]:
+    """The rights that an assignment gives; a tenant's own role counts in that tenant only."""
+    role = access.role(assignment.role_id)
+    return role.rights if role is not None and role.tenant_id in (None, scope) else ()
+
+
 def authorize(
     access: Access,
     principal_id: PrincipalId,
@@ -86,13 +110,9 @@ def authorize(
             if not assignment.current(now_s):
                 continue
             member = True
-            role = access.role(assignment.role_id)
-            # A tenant's own role counts in that tenant only, whatever an assignment says.
-            if role is None or role.tenant_id not in (None, scope):
-                continue
-            for right in role.rights:
+            for right in _rights(access, assignment, scope):
                 if right.covers(action, resource):
-                    because = Because(assignment.id, role.id, right, assignment.revision)
+                    because = Because(assignment.id, assignment.role_id, right, assignment.revision)
                     return Decision(allowed=True, reason=Reason.ALLOWED, because=because)
     reason = Reason.NO_RIGHT if member else Reason.NOT_A_MEMBER
     return Decision(allowed=False, reason=reason)

@@ -41,6 +41,15 @@ class Right:
             wanted == ANY or resource.get(name) == wanted for name, wanted in self.resource.items()
         )
 
+    def reaches(self, other: Right) -> bool:
+        """Whether whatever `other` covers, this covers too."""
+        if not _action_matches(self.action, other.action):
+            return False
+        return all(
+            wanted == ANY or other.resource.get(name) == wanted
+            for name, wanted in self.resource.items()
+        )
+
 
 def _action_matches(pattern: str, action: str) -> bool:
     if pattern in (action, ANY):
@@ -143,6 +152,22 @@ def decode_assignment(entry: Entry) -> Assignment:
         expires_at_s=None if exp is None else float(exp),
         revision=entry.revision,
     )
+
+
+def readable_role(entry: Entry) -> Role | None:
+    """The role of an entry; None when it is absent, or unreadable, which counts as absent."""
+    try:
+        return decode_role(entry)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def readable_assignment(entry: Entry) -> Assignment | None:
+    """The assignment of an entry; None when it is absent, or unreadable."""
+    try:
+        return decode_assignment(entry)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def decode_tenant(entry: Entry) -> Tenant:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tidegate.authz import commands as authz
+from tidegate.authz import engine
 from tidegate.authz import model as authz_model
 from tidegate.authz.commands import Actor
 from tidegate.authz.model import Assignment, Tenant
+from tidegate.authz.view import AccessView
 from tidegate.identity import accounts, passwords
 from tidegate.identity import model as identity_model
 from tidegate.identity.accounts import Keys, NewAccount
@@ -24,14 +26,13 @@ from tidegate.store.bucket import Bucket, Decision, Done, Read
 from tidegate.store.changes import Put
 from tidegate.store.events import Origin, Record
 
-_BOOTSTRAPPED_KEY = "bootstrap.admin"
-
 
 @dataclass(frozen=True, slots=True)
 class Tenancy:
     """Tenants and who belongs to them."""
 
     iam: Bucket
+    access: AccessView
     clock: Clock
 
     async def create_tenant(
@@ -43,6 +44,14 @@ class Tenancy:
         return await self.iam.execute(decide)
 
     async def assign(self, assignment: Assignment, actor: Actor) -> Done[Assignment] | Refusal:
+        """Gives a role, unless it reaches further than the rights of the actor."""
+        role = self.access.role(assignment.role_id)
+        giver_id, tenant_id = PrincipalId(actor.id), assignment.tenant_id
+        if role is None:
+            return errors.invalid("/role_id", "There is no such role in this tenant.")
+        if not engine.may_give(self.access, giver_id, tenant_id, role, self.clock.now_s()):
+            return Refusal(errors.FORBIDDEN, "The role reaches further than your own rights.")
+
         async def decide(read: Read) -> Decision[Assignment] | Refusal:
             principal = await read(identity_model.user_key(assignment.principal_id))
             if principal.value is None:
@@ -100,8 +109,8 @@ class Bootstrap:
         user_id = PrincipalId(new_id())
 
         async def decide(read: Read) -> Decision[PrincipalId] | Refusal:
-            marker = await read(_BOOTSTRAPPED_KEY)
-            if marker.value is not None:
+            admins = await read(authz.ADMINS_KEY)
+            if admins.value is not None:
                 return Refusal(errors.ALREADY_EXISTS, "A platform admin was made before.")
             if await accounts.find_by_email(read, email, self.keys) is not None:
                 return Refusal(errors.ALREADY_EXISTS, "There is an account with this address.")
@@ -113,8 +122,11 @@ class Bootstrap:
             record = Record(
                 "user.bootstrapped", user_id, "operator", None, Origin("", "", "tidegate admin")
             )
-            once = Put(_BOOTSTRAPPED_KEY, {"v": 1, "user": user_id}, marker.revision)
             given = Put(authz_model.assignment_key(assignment.id), value, 0)
-            return Decision([once, *changes, password_set, given], [record.event(now_s)], user_id)
+            return Decision(
+                [authz.first_admins(user_id), *changes, password_set, given],
+                [record.event(now_s)],
+                user_id,
+            )
 
         return await self.iam.execute(decide, settle=False)

@@ -32,6 +32,10 @@ from tidegate.store.changes import Entry
 from tidegate.store.events import Origin, Record
 
 _VOID = Refusal(errors.REFRESH_INVALID, "Sign in again.")
+# No "try again later": should it have been done, a later repeat is reuse and ends the session.
+_UNKNOWN = Refusal(
+    errors.COMMIT_UNKNOWN, "It is not known whether the token was used. Sign in again."
+)
 _RACED = Refusal(
     errors.REFRESH_RACED, "Another refresh of this session came first. Use what it brought."
 )
@@ -74,7 +78,7 @@ class Sessions:
         # Nobody follows session entries, so there is no view to wait for.
         done = await self.iam.execute(decide, settle=False)
         if isinstance(done, Refusal):
-            return done
+            return _UNKNOWN if done.code is errors.COMMIT_UNKNOWN else done
         if done.outcome is None:
             await self.iam.settle(done.revision.sequence)
             return _VOID

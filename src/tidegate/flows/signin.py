@@ -3,7 +3,9 @@
 Invariants
 - An unknown address, a wrong password, a disabled and an unverified account are told apart by
   nobody outside: same status, same body, the same hash verified.
-- The proof still holds at the commit: the credential that was verified is read again there.
+- A proof that a change overtakes opens nothing. The credential is read again before the commit,
+  and the session carries the epoch that was read with it: whatever ends a user's sessions raises
+  the epoch, which admission and refresh compare.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class SignUp:
             now_s = self.clock.now_s()
             user_id = verification.user_id
             user, changes = accounts.create(user_id, account, self.keys, now_s)
-            token, sent = self._ask(user, verification, now_s)
+            token, sent = self._ask(user, verification, mail.verification, now_s)
             record = Record("user.signed_up", user_id, user_id, None, origin)
             return Decision([token, *changes], [sent, record.event(now_s)], None)
 
@@ -81,15 +81,18 @@ class SignUp:
             told = mail.already_registered(user.email, user.display_name)
             sent = mail.outbox_event(told, self.keys.wrapping)
             return Decision(accounts.decoys(_CHANGES, now_s), [sent, event], None)
-        token, sent = self._ask(user, Verification(owner_id, hashed), now_s)
+        verification = Verification(owner_id, hashed)
+        token, sent = self._ask(user, verification, mail.verification_again, now_s)
         changes = [token, *accounts.decoys(_CHANGES - 1, now_s)]
         return Decision(changes, [sent, event], None)
 
-    def _ask(self, user: User, verification: Verification, now_s: float) -> tuple[Put, Event]:
+    def _ask(
+        self, user: User, verification: Verification, template: mail.Asking, now_s: float
+    ) -> tuple[Put, Event]:
         """The change and the mail that ask to confirm an address."""
         token = Secret(secrets.token_urlsafe(ONE_TIME_BYTES))
         url = self.settings.verification_url
-        asked = mail.verification(user.email, user.display_name, token, url)
+        asked = template(user.email, user.display_name, token, url)
         change = verification.put(token, now_s, self.settings.verification_ttl_s)
         return change, mail.outbox_event(asked, self.keys.wrapping)
 

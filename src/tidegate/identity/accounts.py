@@ -84,7 +84,9 @@ class Verification:
 
     It carries the password hash of the sign-up that it was mailed for, and only redeeming it
     makes that the account's password. So nobody can wait, with a password of their own, in an
-    account that the owner of the address will one day confirm.
+    account that the owner of the address will one day confirm by the mail of their own sign-up.
+    (Whoever confirms by the mail of somebody else's later sign-up takes that one's password;
+    that mail says so.)
     """
 
     user_id: PrincipalId

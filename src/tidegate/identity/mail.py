@@ -6,6 +6,7 @@ one-time token, and it expires with the token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import orjson
@@ -25,6 +26,10 @@ class Mail:
     to: str
     subject: str
     text: Secret
+
+
+# To whom, their name, the token, and the page that takes it.
+Asking = Callable[[str, str, Secret, str | None], Mail]
 
 
 def outbox_event(mail: Mail, wrapping: Wrapping) -> Event:
@@ -57,6 +62,22 @@ def verification(to: str, name: str, token: Secret, url: str | None) -> Mail:
         "It works once. If you did not sign up, ignore this mail.\n"
     )
     return Mail(to, "Confirm your address", Secret(text))
+
+
+def verification_again(to: str, name: str, token: Secret, url: str | None) -> Mail:
+    """Asks to confirm an address for which another sign-up is waiting already."""
+    secret = token.reveal_text()
+    how = f"Open this page:\n\n  {url.replace('{token}', secret)}\n\n" if url else ""
+    text = (
+        f"Hello {name},\n\n"
+        "somebody signed up with this address once more, perhaps with another password. This\n"
+        "mail confirms that last sign-up, and its password. If it was not you just now, do not\n"
+        "use it: use the mail of your own sign-up, or sign up again.\n\n"
+        f"{how}"
+        f"Your token: {secret}\n\n"
+        "It works once.\n"
+    )
+    return Mail(to, "Confirm your address (another sign-up)", Secret(text))
 
 
 def already_registered(to: str, name: str) -> Mail:

@@ -9,6 +9,7 @@ retry would ever read it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from email.message import EmailMessage
 from email.utils import formatdate
@@ -60,7 +61,14 @@ class Outbox:
                     await self._send_next(inbox, answers)
                 except (StoreError, TimeoutError) as exc:
                     log.warning("the outbox pauses: %s", exc)
+                    metrics.MAILS.labels(result="paused").inc()
                     await asyncio.sleep(_PAUSE_S)
+                    await self._restore_consumer()
+
+    async def _restore_consumer(self) -> None:
+        """Makes the consumer again should it be gone; does nothing where it is there."""
+        with contextlib.suppress(StoreError):
+            await self._create_consumer()
 
     async def _create_consumer(self) -> None:
         config = {
@@ -89,7 +97,9 @@ class Outbox:
             return
         if status is not None:
             raise StoreError(f"the pull was answered with status {status}")
-        tries = int(message.reply.split(".")[-5])
+        tokens = message.reply.split(".")
+        # The long form of the subject names a domain and an account too.
+        tries = int(tokens[4] if len(tokens) == 9 else tokens[6])
         await self._connection.publish(message.reply, await self._deliver(message.data, tries))
 
     async def _deliver(self, payload: bytes, tries: int) -> bytes:

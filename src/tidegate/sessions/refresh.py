@@ -63,7 +63,11 @@ class RefreshToken:
         )
         body = head + peppers.current.encode()
         mac = peppers.mac(_PURPOSE, body)
-        return Secret(PREFIX + base64.urlsafe_b64encode(body + mac).rstrip(b"=").decode())
+        return Secret(PREFIX + _unpadded(body + mac))
+
+
+def _unpadded(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def parse(text: str, peppers: Peppers) -> RefreshToken | None:
@@ -73,6 +77,8 @@ def parse(text: str, peppers: Peppers) -> RefreshToken | None:
     encoded = text[len(PREFIX) :]
     try:
         raw = base64.b64decode(encoded + "=" * (-len(encoded) % 4), b"-_", validate=True)
+        if _unpadded(raw) != encoded:
+            return None
         body, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
         version, principal, session, counter, secret = _HEAD.unpack(body[: _HEAD.size])
         key_id = body[_HEAD.size :].decode("ascii")

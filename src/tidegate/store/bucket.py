@@ -31,7 +31,7 @@ from tidegate.store.changes import (
     Unknown,
 )
 from tidegate.store.commit import Committer
-from tidegate.store.connection import AnswerLost, ApiError, Connection, Disconnected
+from tidegate.store.connection import AnswerLost, ApiError, Connection, Disconnected, StoreError
 from tidegate.store.views import Progress
 
 log = logging.getLogger(__name__)
@@ -109,10 +109,20 @@ class Bucket:
         """See `Committer.commit`."""
         return await self._committer.commit(changes, events)
 
-    async def settle(self, sequence: int) -> None:
-        """Returns once this replica's views show everything up to `sequence`."""
-        if not await self.progress.wait_for(sequence, _SETTLE_DEADLINE_S):
-            log.warning("committed, but the views of %s are behind", self.name)
+    async def settle(self, sequence: int) -> Refusal | None:
+        """Returns once this replica's views show everything up to `sequence`.
+
+        A refusal when they do not in time: the change is made, but does not hold yet.
+        """
+        if await self.progress.wait_for(sequence, _SETTLE_DEADLINE_S):
+            return None
+        log.warning("committed, but the views of %s are behind", self.name)
+        return Refusal(
+            errors.BARRIER_PENDING,
+            "The change is made, but this replica does not show it yet. Repeating it is safe.",
+            details={"revision": str(Revision(self.name, sequence))},
+            retry_after_s=_RETRY_AFTER_S,
+        )
 
     async def execute(self, decide: Decide[T], *, settle: bool = True) -> Done[T] | Refusal:
         """Runs one command: reads and decides, commits, settles.
@@ -124,24 +134,18 @@ class Bucket:
         attempts = 0
         while attempts < _ATTEMPTS:
             from_leader = read == self.read_leader
-            try:
-                decision = await decide(read)
-            except (Disconnected, AnswerLost):
-                return UNAVAILABLE
-            except ApiError as exc:
-                if exc.code == _NO_LEADER_NOW:
-                    return UNAVAILABLE
-                raise
+            decision = await self._decide(decide, read)
             read = self.read_leader
             if isinstance(decision, Refusal):
-                if from_leader:
+                if from_leader or decision is UNAVAILABLE:
                     return decision
                 continue
             result = await self.commit(decision.changes, decision.events)
             match result:
                 case Committed(revision=sequence):
-                    if settle:
-                        await self.settle(sequence)
+                    pending = await self.settle(sequence) if settle else None
+                    if pending is not None:
+                        return pending
                     return Done(decision.outcome, Revision(self.name, sequence))
                 case Conflict():
                     metrics.COMMIT_CONFLICTS.inc()
@@ -153,3 +157,16 @@ class Bucket:
                 case _:
                     assert_never(result)
         return _CONTENDED
+
+    async def _decide(self, decide: Decide[T], read: Read) -> Decision[T] | Refusal:
+        try:
+            return await decide(read)
+        except (Disconnected, AnswerLost):
+            return UNAVAILABLE
+        except ApiError as exc:
+            if exc.code == _NO_LEADER_NOW:
+                return UNAVAILABLE
+            raise
+        except StoreError:
+            log.exception("an entry of %s that a command needs cannot be read", self.name)
+            return UNAVAILABLE

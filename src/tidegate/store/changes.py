@@ -13,6 +13,9 @@ from typing import Any
 
 Value = Mapping[str, Any]
 
+# What the server takes as one atomic batch.
+MAX_MESSAGES = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

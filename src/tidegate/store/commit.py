@@ -27,6 +27,7 @@ import orjson
 from tidegate.observability import metrics
 from tidegate.store import reading
 from tidegate.store.changes import (
+    MAX_MESSAGES,
     Busy,
     Change,
     CommitResult,
@@ -50,7 +51,6 @@ from tidegate.store.connection import (
 
 COMMIT_HEADER = "Tidegate-Commit"
 TOMBSTONE_TTL_S = 3600
-MAX_MESSAGES = 1000
 
 # The server stages at most 50 batches of a stream at once; two replicas stay below that.
 _BATCHES_IN_FLIGHT = 16

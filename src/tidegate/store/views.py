@@ -16,6 +16,9 @@ from typing import Protocol
 from tidegate.kernel.clock import Clock
 from tidegate.store.changes import Entry
 
+# Clients choose what to wait for; more than this many at once are not kept waiting.
+_MOST_WAITING = 10_000
+
 
 class View(Protocol):
     """A read model of some kinds of entry. Both calls are synchronous and never fail."""
@@ -66,6 +69,8 @@ class Progress:
         """Waits until `revision` is applied; False when it is not within `deadline_s` seconds."""
         if revision <= self.revision:
             return True
+        if len(self._waiting) >= _MOST_WAITING:
+            return False
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = (revision, next(self._order), future)
         bisect.insort(self._waiting, waiting)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,7 @@ from tidegate.store.connection import connect
 
 if TYPE_CHECKING:
     from tests.integration.app.conftest import World
+    from tests.integration.conftest import Eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -133,14 +136,70 @@ async def test_assignments_are_listed_by_principal(world: World) -> None:
     assert page["next_cursor"] is None
 
 
-async def test_an_assignment_with_an_end_date_is_told_in_utc_and_ends(world: World) -> None:
+async def test_an_assignment_with_an_end_date_is_told_in_utc_ends_and_is_given_again(
+    world: World, eventually: Eventually
+) -> None:
     user = await world.user()
     body = {"principal_id": user.id, "tenant_id": "acme", "role_id": "tenant-member"}
-    over = {**body, "expires_at": "2020-01-01T02:00:00+02:00"}
-    made = await world.post("/admin/iam/assignments", over, as_=world.admin)
+    end = datetime.now(timezone(timedelta(hours=2))) + timedelta(seconds=1.5)
+    made = await world.post(
+        "/admin/iam/assignments", {**body, "expires_at": end.isoformat()}, as_=world.admin
+    )
     assert made.status == 201
-    assert made.json["expires_at"] == "2020-01-01T00:00:00.000Z"
-    assert (await world.submit(user, "acme")).code == "TENANT_FORBIDDEN"
+    told = end.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    assert made.json["expires_at"] == told
+
+    async def over() -> bool:
+        return (await world.submit(user, "acme")).status == 403
+
+    await eventually(over)
+    assert (await world.post("/admin/iam/assignments", body, as_=world.admin)).status == 201
+    assert (await world.submit(user, "acme")).status == 200
+    again = await world.post("/admin/iam/assignments", body, as_=world.admin)
+    assert (again.status, again.code) == (409, "ALREADY_EXISTS")
+
+
+async def test_nobody_gives_a_role_that_reaches_further_than_their_own(world: World) -> None:
+    helper = await world.user()
+    await world.assign(helper.id, None, "tenant-admin")
+    for scope, role in ((None, "platform-admin"), ("acme", "tenant-member")):
+        body = {"principal_id": helper.id, "tenant_id": scope, "role_id": role}
+        refused = await world.post("/admin/iam/assignments", body, as_=helper)
+        assert (refused.status, refused.code) == (403, "FORBIDDEN")
+    other = await world.user()
+    body = {"principal_id": other.id, "tenant_id": "acme", "role_id": "tenant-admin"}
+    assert (await world.post("/admin/iam/assignments", body, as_=helper)).status == 201
+
+
+async def test_the_last_platform_admin_stays(world: World) -> None:
+    me = (await world.call("GET", "/v1/auth/me", as_=world.admin)).json["id"]
+    path = f"/admin/iam/assignments/_.{me}.platform-admin"
+    refused = await world.call("DELETE", path, as_=world.admin)
+    assert (refused.status, refused.code) == (409, "LAST_ADMIN")
+    second = await world.user()
+    await world.assign(second.id, None, "platform-admin")
+    mine, theirs = path, path.replace(me, second.id)
+    at_once = await asyncio.gather(
+        world.call("DELETE", theirs, as_=world.admin),
+        world.call("DELETE", mine, as_=second, replica=1),
+    )
+    assert sorted(answer.status for answer in at_once) in ([204, 403], [204, 409])
+    if at_once[1].status == 204:
+        body = {"principal_id": me, "tenant_id": None, "role_id": "platform-admin"}
+        assert (await world.post("/admin/iam/assignments", body, as_=second)).status == 201
+        assert (await world.call("DELETE", theirs, as_=world.admin)).status == 204
+
+
+async def test_what_cannot_be_read_can_be_taken_away(world: World) -> None:
+    user = await world.user()
+    async with connect(world.settings[0].nats, "vandal") as connection:
+        await connection.request(f"$KV.iam.assignment.acme.{user.id}.tenant-member", b'{"v":1}')
+        await connection.request("$KV.iam.role.broken", b'{"v":1}')
+    path = f"/admin/iam/assignments/acme.{user.id}.tenant-member"
+    assert (await world.call("DELETE", path, as_=world.admin)).status == 204
+    body = {"principal_id": user.id, "tenant_id": "acme", "role_id": "broken"}
+    refused = await world.post("/admin/iam/assignments", body, as_=world.admin)
+    assert (refused.status, refused.code) == (422, "INVALID")
 
 
 @pytest.mark.parametrize(
@@ -158,6 +217,7 @@ async def test_an_assignment_with_an_end_date_is_told_in_utc_and_ends(world: Wor
         {"role_id": "tenant-member.x"},
         {"role_id": ""},
         {"expires_at": "soon"},
+        {"expires_at": "2020-01-01T00:00:00Z"},
         {"expires_at": "2030-01-01T00:00:00"},
         {"expires_at": "9999-12-31T23:59:59-12:00"},
         {"expires_at": "0001-01-01T00:00:00+12:00"},

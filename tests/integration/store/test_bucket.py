@@ -195,11 +195,16 @@ async def test_a_read_may_ask_for_no_less_than_a_revision(
     assert (await bucket.read("k.1", min_revision=made.revision)).revision == made.revision
 
 
-async def test_a_decision_that_no_view_shows_in_time_is_answered_all_the_same(
+async def test_a_change_that_no_view_shows_in_time_is_told_as_pending(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tidegate.store.bucket._SETTLE_DEADLINE_S", 0.05)
-    assert isinstance(await bucket.execute(add_one), Done)
+    pending = await bucket.execute(add_one)
+    assert isinstance(pending, Refusal)
+    assert pending.code is errors.BARRIER_PENDING
+    held = await bucket.read("k.counter")
+    assert held.value == {"n": 1}
+    assert pending.details == {"revision": f"iam:{held.revision}"}
 
 
 async def test_without_nats_a_command_is_refused_at_once(

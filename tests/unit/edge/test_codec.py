@@ -58,7 +58,7 @@ def test_json_is_known_by_its_media_type(content_type: str) -> None:
     [
         *("", "text/plain", "text/json", "application/x-www-form-urlencoded", "application/jsonp"),
         *("multipart/form-data; boundary=application/json", "json", "*/*", "application/xml"),
-        "application/json application/json",
+        *("application/json application/json", "application/json; charset=utf-16", "x y+json"),
     ],
 )
 def test_nothing_else_is_json(content_type: str) -> None:

@@ -6,6 +6,7 @@ invalid UTF-8.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from tidegate.kernel import errors
 from tidegate.kernel.errors import Refusal
 
 JSON = "application/json"
+_JSON_TYPE = re.compile(r"application/json|[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+\+json")
 
 
 def loads(body: bytes) -> Any | Refusal:
@@ -31,6 +33,9 @@ def dumps(value: Mapping[str, Any]) -> bytes:
 
 
 def is_json(content_type: str) -> bool:
-    """Whether a Content-Type names JSON."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    return media_type == JSON or media_type.endswith("+json")
+    """Whether a Content-Type names JSON, which is UTF-8 (RFC 8259) whatever else it says."""
+    media_type, *parameters = (part.strip() for part in content_type.lower().split(";"))
+    if _JSON_TYPE.fullmatch(media_type) is None:
+        return False
+    charsets = {p.partition("=")[2].strip('"') for p in parameters if p.startswith("charset=")}
+    return charsets <= {"utf-8"}

@@ -13,6 +13,9 @@ from tidegate.edge.http.asgi import Application
 from tidegate.edge.http.settings import Settings
 from tidegate.kernel.lifecycle import Ready
 
+_LINGER_S = 1.0
+_LINGER_POLL_S = 0.02
+
 
 class _Server(uvicorn.Server):
     """Says when it listens, and leaves the process's signals alone."""
@@ -25,6 +28,22 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes no new connections, and lets the open ones bring what is on its way.
+
+        An open connection that looks idle may have a request in the wire: closed now, it would
+        be reset. While draining every answer closes its connection, so most end by themselves.
+        """
+        for listening in self.servers:
+            listening.close()
+        for taken in sockets or []:
+            taken.close()
+        waited_s = 0.0
+        while self.server_state.connections and waited_s < _LINGER_S:
+            await asyncio.sleep(_LINGER_POLL_S)
+            waited_s += _LINGER_POLL_S
+        await super().shutdown()
 
     def abort(self) -> None:
         """Ends everything at once, answered or not."""
