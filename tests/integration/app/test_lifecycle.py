@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tidegate.app import App
+from tidegate.edge.http.server import _Server
 from tidegate.store.schema import SchemaError
 
 if TYPE_CHECKING:
@@ -128,6 +130,34 @@ async def test_what_is_in_flight_is_finished_while_the_replica_drains(
     assert all(task.result().headers["connection"] == "close" for task in running)
     async with asyncio.timeout(20):
         await world.runs[0]
+
+
+async def test_a_connection_that_the_kernel_has_taken_is_served_not_reset(
+    own_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that come while the event loop is busy with stopping wait in the kernel."""
+    world = own_world
+    address = ("127.0.0.1", world.settings[0].http.port)
+    late: list[socket.socket] = []
+    stop_accepting = _Server._stop_accepting
+
+    async def with_latecomers(server: _Server, sockets: list[socket.socket]) -> None:
+        for _ in range(4):
+            connection = socket.create_connection(address, timeout=20)
+            connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            late.append(connection)
+        await stop_accepting(server, sockets)
+
+    monkeypatch.setattr(_Server, "_stop_accepting", with_latecomers)
+    world.apps[0].stop()
+    async with asyncio.timeout(20):
+        await world.runs[0]
+    for connection in late:
+        with connection:
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=20)
+    assert len(late) == 4
 
 
 async def test_a_draining_replica_says_so_and_still_serves(

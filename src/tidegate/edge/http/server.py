@@ -35,15 +35,40 @@ class _Server(uvicorn.Server):
         An open connection that looks idle may have a request in the wire: closed now, it would
         be reset. While draining every answer closes its connection, so most end by themselves.
         """
-        for listening in self.servers:
-            listening.close()
-        for taken in sockets or []:
-            taken.close()
+        await self._stop_accepting(sockets or [])
         waited_s = 0.0
         while self.server_state.connections and waited_s < _LINGER_S:
             await asyncio.sleep(_LINGER_POLL_S)
             waited_s += _LINGER_POLL_S
         await super().shutdown()
+
+    async def _stop_accepting(self, sockets: list[socket.socket]) -> None:
+        """Closes the listening sockets, and serves who is in their queue.
+
+        The kernel has answered those already: closing on them would reset them.
+        """
+        kept = [listening.dup() for listening in sockets]
+        for server in self.servers:
+            server.close()
+        waiting: list[socket.socket] = []
+        for listening in kept:
+            listening.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    waiting.append(listening.accept()[0])
+            listening.close()
+        for listening in sockets:
+            listening.close()
+        loop = asyncio.get_running_loop()
+        for connection in waiting:
+            with contextlib.suppress(OSError):
+                await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     def abort(self) -> None:
         """Ends everything at once, answered or not."""
