@@ -1,11 +1,12 @@
-# Every target does its own set-up in .venv; nothing outside this folder is written.
+# Every target does its own set-up in .venv; outside of it only temporary files are written.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
-.PHONY: install demo dev test check lint wire lock clean
+.DEFAULT_GOAL := help
+.PHONY: help install demo dev test check lint wire lock clean
 .DELETE_ON_ERROR:
 
 $(STAMP): requirements.lock pyproject.toml
@@ -15,6 +16,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PIP) install --quiet --require-hashes -r requirements.lock
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 install: $(STAMP) ## set up .venv
 

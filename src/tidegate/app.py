@@ -56,7 +56,7 @@ from tidegate.store import schema
 from tidegate.store.bucket import Bucket, Decision, Done, Read
 from tidegate.store.connection import StoreError, connect
 from tidegate.store.follower import Follower
-from tidegate.store.keyring import Peppers, Wrapping, read_ring
+from tidegate.store.keyring import KeyRingError, Peppers, Wrapping, read_ring
 from tidegate.store.views import Progress, View
 from tidegate.upstream.aggregates import Aggregates
 from tidegate.upstream.projections import Projections
@@ -157,6 +157,7 @@ class App:
                     await start(group, "outbox", outbox.run),
                 ]
                 await self._first_signing_key(iam)
+                self._check_signing_keys(views)
                 serving = await start(group, "http listener", listener.run)
                 ready()
                 await self._stop.wait()
@@ -176,6 +177,14 @@ class App:
         done = await iam.execute(decide)
         if isinstance(done, Refusal) and done.code is not errors.ALREADY_EXISTS:
             raise StoreError(f"making the first signing key failed: {done.detail}")
+
+    def _check_signing_keys(self, views: Views) -> None:
+        """A replica that cannot sign must not look ready: it would refuse every token."""
+        if views.signing_keys.active is None:
+            raise KeyRingError(
+                "the stored signing keys cannot be decrypted: nats.wrapping_keys_file is not "
+                "the ring that they were encrypted with"
+            )
 
     def _http(
         self,

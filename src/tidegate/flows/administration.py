@@ -99,7 +99,9 @@ class Bootstrap:
 
     async def first_admin(self, email: str, password: str) -> Done[PrincipalId] | Refusal:
         """ALREADY_EXISTS when an admin was bootstrapped before."""
-        refusal = passwords.check_policy(password, email, self.settings.password)
+        refusal = accounts.check_address(email) or passwords.check_policy(
+            password, email, self.settings.password
+        )
         if refusal is not None:
             return refusal
         hashed = await self.passwords.hash(passwords.normalize(password))

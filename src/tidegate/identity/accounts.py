@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from email_validator import EmailNotValidError, validate_email
+
 from tidegate.identity import model
 from tidegate.identity.model import StoredUser, User, UserStatus
+from tidegate.kernel import errors
+from tidegate.kernel.errors import Refusal
 from tidegate.kernel.ids import PrincipalId
 from tidegate.kernel.secret import Secret
 from tidegate.store.bucket import Read
@@ -37,6 +41,15 @@ class NewAccount:
     email: str
     display_name: str
     email_verified: bool = False
+
+
+def check_address(email: str) -> Refusal | None:
+    """Why `email` is no address that mail can go to, if it is none."""
+    try:
+        validate_email(email, check_deliverability=False)
+    except EmailNotValidError as exc:
+        return errors.invalid("/email", str(exc))
+    return None
 
 
 def create(

@@ -50,12 +50,16 @@ def open_mail(payload: bytes, wrapping: Wrapping) -> tuple[str, Mail]:
     return mail_id, Mail(plain["to"], plain["subject"], Secret(plain["text"]))
 
 
+def _greeting(name: str) -> str:
+    return f"Hello {name}," if name else "Hello,"
+
+
 def verification(to: str, name: str, token: Secret, url: str | None) -> Mail:
     """Asks to confirm an address."""
     secret = token.reveal_text()
     how = f"Open this page:\n\n  {url.replace('{token}', secret)}\n" if url else ""
     text = (
-        f"Hello {name},\n\n"
+        f"{_greeting(name)}\n\n"
         "please confirm that this address is yours.\n"
         f"{how}\n"
         f"Your token: {secret}\n\n"
@@ -69,7 +73,7 @@ def verification_again(to: str, name: str, token: Secret, url: str | None) -> Ma
     secret = token.reveal_text()
     how = f"Open this page:\n\n  {url.replace('{token}', secret)}\n\n" if url else ""
     text = (
-        f"Hello {name},\n\n"
+        f"{_greeting(name)}\n\n"
         "somebody signed up with this address once more, perhaps with another password. This\n"
         "mail confirms that last sign-up, and its password. If it was not you just now, do not\n"
         "use it: use the mail of your own sign-up, or sign up again.\n\n"
@@ -83,9 +87,9 @@ def verification_again(to: str, name: str, token: Secret, url: str | None) -> Ma
 def already_registered(to: str, name: str) -> Mail:
     """Tells the owner of an address that somebody tried to sign up with it."""
     text = (
-        f"Hello {name},\n\n"
+        f"{_greeting(name)}\n\n"
         "somebody, perhaps you, tried to sign up with this address, which has an account.\n"
-        "Sign in with it, or ask for a new password if you have forgotten yours.\n"
+        "Sign in with that one.\n"
         "If it was not you, ignore this mail: nothing was changed.\n"
     )
     return Mail(to, "You have an account already", Secret(text))

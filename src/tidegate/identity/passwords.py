@@ -40,12 +40,18 @@ def check_policy(password: str, email: str, settings: PasswordSettings) -> Refus
     """Why `password` is not acceptable for the account of `email`, if it is not."""
     text = unicodedata.normalize("NFC", password)
     if len(text) < settings.min_length:
-        return errors.invalid("/password", f"It needs at least {settings.min_length} characters.")
+        return errors.invalid(
+            "/password", f"The password needs at least {settings.min_length} characters."
+        )
     if len(text) > settings.max_length:
-        return errors.invalid("/password", f"It may have at most {settings.max_length} characters.")
+        return errors.invalid(
+            "/password", f"The password may have at most {settings.max_length} characters."
+        )
     name = email.partition("@")[0].casefold()
     if len(name) >= 4 and name in text.casefold():
-        return errors.invalid("/password", "It must not contain the name in the e-mail address.")
+        return errors.invalid(
+            "/password", "The password must not contain the name in the e-mail address."
+        )
     return None
 
 

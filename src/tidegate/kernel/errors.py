@@ -2,10 +2,9 @@
 
 A *refusal* is a value: a decision that came out as "no", with a code that clients may rely on.
 Exceptions are for what went wrong. Each code belongs to one kind; the edges map kinds (never
-single codes) to HTTP and gRPC statuses, one table each.
+single codes) to the statuses of their protocol, one table each.
 
     code ──▶ kind ──▶ HTTP status (edge/http/problems.py)
-                 └──▶ gRPC status (edge/grpc/statuses.py)
 """
 
 from __future__ import annotations

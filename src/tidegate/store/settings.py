@@ -23,7 +23,9 @@ class Settings(BaseModel):
     ca_file: Path | None = Field(None, description="Certificate authority of TLS servers.")
     certificate_file: Path | None = Field(None, description="Client certificate for mutual TLS.")
     key_file: Path | None = Field(None, description="Private key of that certificate.")
-    replicas: int = Field(3, ge=1, le=5, description="Copies of each stream; 1 only embedded.")
+    replicas: int = Field(
+        3, ge=1, le=5, description="Copies of each stream; a single server holds one: 1."
+    )
     request_timeout_s: float = Field(2.0, gt=0, description="How long one request may take.")
     commit_deadline_s: float = Field(5.0, gt=0, description="How long one commit may take in all.")
     audit_max_age_days: int = Field(365, ge=1, description="Age at which audit records leave.")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tidegate.app import bootstrap_admin
+from tidegate.kernel.errors import Refusal
 from tidegate.kernel.ids import new_id
 from tidegate.store.connection import connect
 
@@ -319,3 +321,9 @@ async def test_a_role_is_not_given_to_a_principal_that_does_not_exist(world: Wor
     answer = await world.post("/admin/iam/assignments", body, as_=world.admin)
     assert (answer.status, answer.code) == (422, "INVALID")
     assert [error["field"] for error in answer.json["errors"]] == ["/principal_id"]
+
+
+async def test_the_first_admin_needs_an_address_that_mail_can_go_to(world: World) -> None:
+    refused = await bootstrap_admin(world.settings[0], "op", "a long enough passphrase")
+    assert isinstance(refused, Refusal)
+    assert [problem.field for problem in refused.errors] == ["/email"]

@@ -12,6 +12,7 @@ import pytest
 
 from tidegate.app import App
 from tidegate.edge.http.server import _Server
+from tidegate.store.keyring import KeyRingError, new_ring_text
 from tidegate.store.schema import SchemaError
 
 if TYPE_CHECKING:
@@ -208,3 +209,20 @@ async def test_state_that_was_never_migrated_is_refused(own_world: World, tmp_pa
             await App(settings).run(lambda: None)
     finally:
         await fresh.stop()
+
+
+async def test_a_replica_that_cannot_read_the_signing_keys_does_not_start(
+    own_world: World, tmp_path: Path
+) -> None:
+    """It would look ready and refuse every token."""
+    settings = own_world.settings[0]
+    other_ring = tmp_path / "other-keys"
+    other_ring.write_text(new_ring_text("k1"))
+    nats = settings.nats.model_copy(update={"wrapping_keys_file": other_ring})
+    app = App(settings.model_copy(update={"nats": nats}))
+    await own_world.stop_replicas()
+    own_world.runs.clear()
+    ready = asyncio.Event()
+    with pytest.RaisesGroup(pytest.RaisesExc(KeyRingError, match="wrapping_keys_file")):
+        await app.run(ready.set)
+    assert not ready.is_set()

@@ -21,6 +21,7 @@ from tidegate.devstack.signed_in_user import SignedInUser
 _PATIENCE_S = 30.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _PASSING = frozenset({429, 502, 503, 504})
 
 
@@ -43,11 +44,15 @@ class Sender:
         self._sent = 0
         self._gave_up = False
         self._since = datetime.now(UTC)
+        self._ids: set[str] = set()
 
     async def send(self, command: Command) -> Result:
         if self._gave_up:
             return Result(Outcome.FAILED, 0.0, 0, "not sent: the gateway had stopped answering")
         started = time.monotonic()
+        # An id that came before in this very file is a duplicate, however young its event is.
+        since = _NEVER if command.command_id in self._ids else self._since
+        self._ids.add(command.command_id)
         self._sent += 1
         first = self._sent
         tries = 0
@@ -60,7 +65,7 @@ class Sender:
             except (NoAnswerError, UnexpectedAnswerError) as error:
                 reason = str(error)
             else:
-                outcome = settled(answer, self._since)
+                outcome = settled(answer, since)
                 if outcome is not None:
                     told = "" if answer.status == 200 else str(answer)
                     return Result(outcome, time.monotonic() - started, tries, told)

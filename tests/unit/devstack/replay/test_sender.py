@@ -150,3 +150,10 @@ def test_a_status_that_passes_settles_nothing(status: int) -> None:
 )
 def test_a_duplicate_of_this_very_run_was_accepted_in_it(at: str, outcome: Outcome) -> None:
     assert settled(duplicate_of(at), STARTED) is outcome
+
+
+async def test_an_id_that_comes_twice_in_one_file_is_accepted_once() -> None:
+    young = duplicate_of("2999-01-01T00:00:00Z")
+    sending = sender(Replica([ACCEPTED, young]))
+    assert (await sending.send(COMMAND)).outcome is Outcome.ACCEPTED
+    assert (await sending.send(COMMAND)).outcome is Outcome.DUPLICATE
