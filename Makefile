@@ -29,7 +29,9 @@ dev: $(STAMP) ## the whole stack on this machine, until Ctrl-C
 	@$(BIN)/tidegate dev
 
 test: $(STAMP) ## the default tests
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope $(PYTEST_ARGS)
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	  $(BIN)/python -m pytest --basetemp "$$scratch/t" --numprocesses auto --maxprocesses 4 \
+	  --dist loadscope $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
