@@ -34,13 +34,31 @@ VIEW_REVISION = Gauge("tidegate_view_revision", "Revision applied.", ["view"])
 VIEW_LAG_SECONDS = Gauge(
     "tidegate_view_lag_seconds", "Time since the change feed was last heard.", ["view"]
 )
+VIEW_BEHIND_MESSAGES = Gauge(
+    "tidegate_view_behind_messages", "Stream messages not applied when last looked.", ["view"]
+)
 VIEW_REJECTED = Counter("tidegate_view_rejected_total", "Entries that a view refused.", ["view"])
 FEED_RESTARTS = Counter(
     "tidegate_feed_restarts_total", "Change feeds set up again.", ["view", "reason"]
 )
 COMMITS = Counter("tidegate_commits_total", "Commits.", ["result"])
+COMMIT_ANSWERS_LOST = Counter(
+    "tidegate_commit_answers_lost_total", "Commits sent again because no answer came."
+)
 COMMIT_SECONDS = Histogram("tidegate_commit_duration_seconds", "Commit time.", buckets=_FAST_S)
 COMMIT_CONFLICTS = Counter("tidegate_commit_conflicts_total", "Commands decided again.")
+LEASE_HELD = Gauge("tidegate_lease_held", "1 while this replica may decide.")
+BARRIER_SECONDS = Histogram(
+    "tidegate_barrier_duration_seconds",
+    "Time until a change held on every replica.",
+    ["effect"],
+    buckets=(*_FAST_S, 20),
+)
+BARRIERS = Counter("tidegate_barriers_total", "Changes that waited for replicas.", ["result"])
+ON_DEMAND_LOADS = Counter(
+    "tidegate_on_demand_loads_total", "Reads of what was not in memory.", ["view", "result"]
+)
+ON_DEMAND_ENTRIES = Gauge("tidegate_on_demand_entries", "What is held in memory.", ["view"])
 MAILS = Counter("tidegate_mails_total", "Mails handed to the SMTP server.", ["result"])
 NATS_ERRORS = Counter("tidegate_nats_errors_total", "Asynchronous errors of the NATS client.")
 NATS_RECONNECTS = Counter("tidegate_nats_reconnects_total", "Reconnects to NATS.")

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tidegate.store.changes import MAX_MESSAGES, Entry
+from tidegate.store.changes import Entry
 
 NOT_SHOWN = -1
 
@@ -32,22 +32,6 @@ class Member:
     sequence: int
     commit_end: int
     entry: Entry | None
-
-
-def commit_end(sequence: int, header: str | None) -> int:
-    """The last sequence of the commit that a message with this commit header belongs to.
-
-    A message that some other tool wrote has no such header, or one that no commit of ours
-    can have; it is a commit by itself.
-    """
-    if header is None:
-        return sequence
-    try:
-        _, place_text, size_text = header.split(":")
-        place, size = int(place_text), int(size_text)
-    except ValueError:
-        return sequence
-    return sequence - place + size if 1 <= place <= size <= MAX_MESSAGES else sequence
 
 
 class Assembler:

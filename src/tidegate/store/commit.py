@@ -1,15 +1,21 @@
 """Commit: the only way to change state.
 
 Invariants
-- A commit is all or nothing. One change alone is one publish with an expected revision;
+- A commit is all or nothing. One message alone is one publish with an expected revision;
   anything more is one atomic batch (ADR-50 of NATS), pipelined in a single round trip.
-- Nothing is written unconditionally: every change names the revision it expects.
-- Events come after the changes. Followers read events, so the arrival of a commit's last
-  event tells them that the whole commit is there, even where they skip some of its entries.
-- Nothing is written after the caller was told that it was not: the connection buffers nothing.
+- Nothing is written unconditionally, so a commit that is sent again is written once.
+- Nothing is guessed. When an answer is lost the *same* commit is sent again: same commit id,
+  same expectations, new batch id. Then
 
-Every message carries `Tidegate-Commit: <commit id>:<place>:<size>`. The commit id in a stored
-message is the *marker* by which the outcome of a commit can be found out later.
+    first       again       what happened
+    lost        committed   the first never arrived
+    lost        conflict    the first arrived, or somebody else was faster: look for the marker
+    lost        lost …      nobody knows; `Unknown`, when the deadline ends it
+
+  The marker is looked for in the entries and under the event's subject, in one read that is at
+  least as new as the conflict. Found: committed. Not found: with an event, whose subject nobody
+  else can write, a conflict; without one `Unknown`, as our entry may have been overwritten.
+- A first sending that arrives after all that changes nothing: what it expects is gone.
 """
 
 from __future__ import annotations
@@ -19,15 +25,11 @@ import random
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import assert_never
-
-import orjson
+from dataclasses import replace
 
 from tidegate.observability import metrics
-from tidegate.store import reading
+from tidegate.store import encoding, reading
 from tidegate.store.changes import (
-    MAX_MESSAGES,
     Busy,
     Change,
     CommitResult,
@@ -35,8 +37,6 @@ from tidegate.store.changes import (
     Conflict,
     Delete,
     Event,
-    Guard,
-    Put,
     Unavailable,
     Unknown,
 )
@@ -48,28 +48,36 @@ from tidegate.store.connection import (
     StoreError,
     checked,
 )
-
-COMMIT_HEADER = "Tidegate-Commit"
-TOMBSTONE_TTL_S = 3600
+from tidegate.store.encoding import COMMIT_HEADER, Marker, Message
 
 # The server stages at most 50 batches of a stream at once; two replicas stay below that.
 _BATCHES_IN_FLIGHT = 16
 _FIRST_BACKOFF_S = 0.005
 _LONGEST_BACKOFF_S = 0.2
 
-_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
-_EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 _CONFLICT = 10071
 # A write to the subject in flight, or its last sequence not known just now; too many batches;
 # too many requests; a batch the server gave up under load; no leader just now; resources short.
 _BUSY = frozenset({10164, 10163, 10210, 10167, 10176, 10008, 10023})
+# The disk is full, or the account's share of it; the write failed.
+_REFUSED = frozenset({10028, 10047, 10077})
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
-    subject: str
-    payload: bytes
-    headers: dict[str, str]
+class _Backoff:
+    """Pauses with full jitter: who was refused together must not come back together."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._longest_s = _FIRST_BACKOFF_S
+
+    async def pause(self) -> bool:
+        """Waits; False, at once, when the deadline would come first."""
+        pause_s = random.uniform(0, self._longest_s)  # noqa: S311
+        if time.monotonic() + pause_s >= self._deadline:
+            return False
+        await asyncio.sleep(pause_s)
+        self._longest_s = min(self._longest_s * 2, _LONGEST_BACKOFF_S)
+        return True
 
 
 class Committer:
@@ -85,52 +93,80 @@ class Committer:
         """Writes all of it or nothing.
 
         Raises ValueError for a commit that can never be written: empty, more than 1000
-        messages, two changes of one key, more guards than events, or a message over the
-        server's limit.
+        messages, two changes of one key, too many guards, or a message over the server's limit.
         """
-        _check(changes, events)
+        encoding.check(changes, events)
         started = time.perf_counter()
         deadline = time.monotonic() + self._deadline_s
-        result = await self._until_not_busy(changes, events, deadline)
+        result = await self._outcome(self._encode(changes, events), deadline)
         if isinstance(result, Conflict):
             result = await self._resolve_conflict(changes, events, result, deadline)
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
         metrics.COMMITS.labels(result=type(result).__name__.lower()).inc()
         return result
 
-    async def _until_not_busy(
-        self, changes: Sequence[Change], events: Sequence[Event], deadline: float
-    ) -> CommitResult:
-        backoff_s = _FIRST_BACKOFF_S
-        while True:
-            result = await self._send(changes, events, deadline)
-            if not isinstance(result, Busy):
-                return result
-            # Full jitter: writers that were refused together must not come back together.
-            pause_s = random.uniform(0, backoff_s)  # noqa: S311
-            if time.monotonic() + pause_s >= deadline:
-                return result
-            await asyncio.sleep(pause_s)
-            backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
-
-    async def _send(
-        self, changes: Sequence[Change], events: Sequence[Event], deadline: float
-    ) -> CommitResult:
-        messages = self._messages(changes, events, secrets.token_hex(12))
+    def _encode(self, changes: Sequence[Change], events: Sequence[Event]) -> list[Message]:
+        messages = encoding.encode(self._bucket, changes, events, secrets.token_hex(12))
         for message in messages:
             self._connection.check_size(message.payload, message.headers)
+        return messages
+
+    async def _outcome(self, messages: Sequence[Message], deadline: float) -> CommitResult:
+        """Sends one commit until it is known what came of it, or the deadline has come."""
+        backoff = _Backoff(deadline)
+        lost = False
+        while True:
+            result = await self._send(messages, deadline)
+            match result:
+                case Conflict() if lost:
+                    return await self._look_up(messages, result, backoff)
+                case Unavailable() if not lost:
+                    return result
+                case Unknown():
+                    lost = True
+                    metrics.COMMIT_ANSWERS_LOST.inc()
+                case Committed() | Conflict():
+                    return result
+            if not await backoff.pause():
+                return Unknown() if lost else result
+
+    async def _look_up(
+        self, messages: Sequence[Message], conflict: Conflict, backoff: _Backoff
+    ) -> CommitResult:
+        """Whether the commit that conflicts now was written when its answer was lost."""
+        ours = Marker.parse(messages[0].headers[COMMIT_HEADER])
+        subjects = [message.subject for message in messages]
+        has_event = any(subject.startswith("tg.") for subject in subjects)
+        # The revision in conflict is our own or a later one, so a copy that has it has all of
+        # ours. Zero tells nothing: our entry may have expired.
+        while conflict.actual > 0:
+            try:
+                found = await reading.snapshot(self._connection, self._bucket, subjects)
+            except StoreError:
+                found = reading.NOTHING
+            for message in found.messages:
+                marker = message.marker
+                if marker is not None and ours is not None and marker.commit_id == ours.commit_id:
+                    return Committed(marker.end(message.sequence))
+            if found.up_to >= conflict.actual:
+                return conflict if has_event else Unknown()
+            if not await backoff.pause():
+                break
+        return Unknown()
+
+    async def _send(self, messages: Sequence[Message], deadline: float) -> CommitResult:
         if not self._connection.connected:
             return Unavailable()
         try:
             if len(messages) == 1:
-                return await self._publish(messages[0])
+                return await self._publish(messages[0], deadline)
             try:
                 async with asyncio.timeout(deadline - time.monotonic()):
                     await self._batch_slots.acquire()
             except TimeoutError:
                 return Busy()
             try:
-                return await self._publish_batch(messages)
+                return await self._publish_batch(messages, deadline)
             finally:
                 self._batch_slots.release()
         except Disconnected:
@@ -142,13 +178,18 @@ class Committer:
                 return Conflict(key="", actual=_sequence_in(str(exc)))
             if exc.err_code in _BUSY:
                 return Busy()
+            if exc.err_code in _REFUSED:
+                return Unavailable()
             raise
 
-    async def _publish(self, message: _Message) -> CommitResult:
-        answer = await self._connection.request(message.subject, message.payload, message.headers)
+    async def _publish(self, message: Message, deadline: float) -> CommitResult:
+        timeout_s = min(self._connection.request_timeout_s, deadline - time.monotonic())
+        answer = await self._connection.request(
+            message.subject, message.payload, message.headers, timeout_s
+        )
         return Committed(revision=checked(answer.data)["seq"])
 
-    async def _publish_batch(self, messages: Sequence[_Message]) -> CommitResult:
+    async def _publish_batch(self, messages: Sequence[Message], deadline: float) -> CommitResult:
         batch_id = secrets.token_hex(12)
         for place, message in enumerate(messages[:-1], start=1):
             headers = message.headers | {
@@ -162,45 +203,7 @@ class Committer:
             "Nats-Batch-Sequence": str(len(messages)),
             "Nats-Batch-Commit": "1",
         }
-        answer = await self._connection.request(last.subject, last.payload, headers)
-        return Committed(revision=checked(answer.data)["seq"])
-
-    def _messages(
-        self, changes: Sequence[Change], events: Sequence[Event], commit_id: str
-    ) -> list[_Message]:
-        # A guard is no message of its own: it rides on the message that follows the changes.
-        guards = [change for change in changes if isinstance(change, Guard)]
-        written = [change for change in changes if not isinstance(change, Guard)]
-        size = len(written) + len(events)
-        messages: list[_Message] = []
-        for change in written:
-            marker = f"{commit_id}:{len(messages) + 1}:{size}"
-            messages.append(self._change_message(change, marker))
-        for event in events:
-            marker = f"{commit_id}:{len(messages) + 1}:{size}"
-            subject = ".".join(("tg", self._bucket, event.topic, *event.tokens, commit_id))
-            headers = {COMMIT_HEADER: marker, "Nats-TTL": f"{event.ttl_s}s"}
-            if guards:
-                guard = guards.pop()
-                headers[_EXPECTED] = str(guard.expected)
-                headers[_EXPECTED_SUBJECT] = f"$KV.{self._bucket}.{guard.key}"
-            messages.append(_Message(subject, event.value, headers))
-        return messages
-
-    def _change_message(self, change: Put | Delete, marker: str) -> _Message:
-        subject = f"$KV.{self._bucket}.{change.key}"
-        headers = {COMMIT_HEADER: marker, _EXPECTED: str(change.expected)}
-        match change:
-            case Put(value=value, ttl_s=ttl_s):
-                if ttl_s is not None:
-                    headers["Nats-TTL"] = f"{ttl_s}s"
-                return _Message(subject, orjson.dumps(value), headers)
-            case Delete():
-                headers["KV-Operation"] = "DEL"
-                headers["Nats-TTL"] = f"{TOMBSTONE_TTL_S}s"
-                return _Message(subject, b"", headers)
-            case _:
-                assert_never(change)
+        return await self._publish(replace(last, headers=headers), deadline)
 
     async def _resolve_conflict(
         self,
@@ -226,21 +229,10 @@ class Committer:
                 revised.append(replace(change, expected=entry.revision))
             else:
                 return Conflict(key=change.key, actual=entry.revision)
-        result = await self._until_not_busy(revised, events, deadline)
+        result = await self._outcome(self._encode(revised, events), deadline)
         if isinstance(result, Conflict):
             return Conflict(key=changes[0].key, actual=result.actual)
         return result
-
-
-def _check(changes: Sequence[Change], events: Sequence[Event]) -> None:
-    size = len(changes) + len(events)
-    if not 1 <= size <= MAX_MESSAGES:
-        raise ValueError(f"a commit has 1 to {MAX_MESSAGES} messages, not {size}")
-    keys = [change.key for change in changes]
-    if len(set(keys)) != len(keys):
-        raise ValueError("a commit changes each key once")
-    if sum(isinstance(change, Guard) for change in changes) > len(events):
-        raise ValueError("each guard of a commit needs an event to ride on")
 
 
 def _sequence_in(description: str) -> int:

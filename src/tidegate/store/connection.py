@@ -30,6 +30,7 @@ _PING_INTERVAL_S = 2
 _HEADER_BYTES = 16
 _PROBLEMS_TOLD = 4
 _RECONNECT_WAIT_S = 0.1
+_NO_RESPONDERS = "503"
 
 
 class StoreError(Exception):
@@ -60,6 +61,7 @@ class Connection:
         self._client = client
         self.request_timeout_s = request_timeout_s
         self._on_reconnect: list[Callable[[], None]] = []
+        self._waiting: set[asyncio.Timeout] = set()
 
     @property
     def connected(self) -> bool:
@@ -83,6 +85,31 @@ class Connection:
         for call in list(self._on_reconnect):
             call()
 
+    def disconnected(self) -> None:
+        """Ends every wait for an answer: what was asked over a lost connection is not answered."""
+        now = asyncio.get_running_loop().time()
+        for waiting in self._waiting:
+            if not waiting.expired():
+                waiting.reschedule(now)
+
+    @asynccontextmanager
+    async def _answer_within(self, timeout_s: float) -> AsyncIterator[None]:
+        """Raises AnswerLost when the block takes longer, or the connection is lost meanwhile.
+
+        The client's own timeout is `asyncio.wait_for`, which up to Python 3.11 swallows a
+        cancellation that comes together with the answer; and it waits on when disconnected.
+        """
+        try:
+            async with asyncio.timeout(timeout_s) as waiting:
+                self._waiting.add(waiting)
+                try:
+                    yield
+                finally:
+                    self._waiting.discard(waiting)
+        except TimeoutError as exc:
+            why = f"no answer within {timeout_s} s" if self.connected else "disconnected"
+            raise AnswerLost(why) from exc
+
     def new_inbox(self) -> str:
         return self._client.new_inbox()
 
@@ -97,9 +124,7 @@ class Connection:
         timeout = self.request_timeout_s if timeout_s is None else timeout_s
         self.check_size(payload, headers)
         try:
-            # The client's own timeout is `asyncio.wait_for`, which up to Python 3.11 swallows
-            # a cancellation that comes together with the answer.
-            async with asyncio.timeout(timeout):
+            async with self._answer_within(timeout):
                 return await self._client.request(
                     subject,
                     payload,
@@ -109,11 +134,31 @@ class Connection:
         except nats.errors.BadSubjectError as exc:
             raise ValueError("not a subject to publish to") from exc
         except nats.errors.NoRespondersError as exc:
-            raise Disconnected("no JetStream answers") from exc
-        except (TimeoutError, nats.errors.TimeoutError) as exc:
-            raise AnswerLost(f"no answer within {timeout} s") from exc
+            raise Disconnected(f"nobody answers on {subject.partition('.')[0]}") from exc
         except (nats.errors.Error, OSError) as exc:
             raise Disconnected(str(exc) or type(exc).__name__) from exc
+
+    async def collect(self, subject: str, payload: bytes) -> list[Msg]:
+        """Asks once and gathers the answers, up to and with the first that is a status.
+
+        Raises Disconnected or AnswerLost.
+        """
+        inbox = self.new_inbox()
+        answers: list[Msg] = []
+        complete = asyncio.Event()
+
+        async def receive(answer: Msg) -> None:
+            answers.append(answer)
+            if answer.headers and "Status" in answer.headers:
+                complete.set()
+
+        async with self.subscription(inbox, receive):
+            await self.publish(subject, payload, reply=inbox)
+            async with self._answer_within(self.request_timeout_s):
+                await complete.wait()
+        if (answers[-1].headers or {})["Status"] == _NO_RESPONDERS:
+            raise Disconnected("no JetStream answers")
+        return answers
 
     async def publish(
         self,
@@ -173,13 +218,6 @@ class Connection:
             except (nats.errors.Error, OSError) as exc:
                 log.debug("unsubscribe: %s", exc)
 
-    async def flush(self) -> None:
-        """Raises Disconnected when the server does not answer a ping in time."""
-        try:
-            await self._client.flush(timeout=max(1, round(self.request_timeout_s)))
-        except (TimeoutError, nats.errors.Error, OSError) as exc:
-            raise Disconnected(str(exc) or type(exc).__name__) from exc
-
     async def close(self) -> None:
         # A client that was given no address it can read has nothing to close, and asserts so.
         with suppress(AssertionError):
@@ -228,6 +266,7 @@ async def connect(settings: Settings, name: str) -> AsyncIterator[Connection]:
     async def on_disconnect() -> None:
         if not client.is_closed:
             log.warning("lost the connection to NATS")
+        connection.disconnected()
 
     options = _credentials(settings)
     try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -183,11 +184,11 @@ async def _lock(context: Context) -> AsyncIterator[Callable[[], None]]:
 
     Raises SchemaError when it cannot be had, as does the check when it was lost.
     """
-    holder = {"v": 1, "holder": new_id()}
+    holder = new_id()
     revision = 0
     deadline = time.monotonic() + _LOCK_PATIENCE_S
     while revision == 0:
-        result = await context.iam.commit([Put(_LOCK_KEY, holder, 0, _LOCK_TTL_S)], [])
+        result = await context.iam.commit([await _lock_free(context, holder)], [])
         if isinstance(result, Committed):
             revision = result.revision
         elif not isinstance(result, Conflict) or time.monotonic() > deadline:
@@ -200,9 +201,7 @@ async def _lock(context: Context) -> AsyncIterator[Callable[[], None]]:
         while True:
             await asyncio.sleep(_LOCK_TTL_S / 3)
             try:
-                result = await context.iam.commit(
-                    [Put(_LOCK_KEY, holder, revision, _LOCK_TTL_S)], []
-                )
+                result = await context.iam.commit([_lock_put(holder, revision)], [])
             except StoreError:
                 return
             if not isinstance(result, Committed):
@@ -221,3 +220,15 @@ async def _lock(context: Context) -> AsyncIterator[Callable[[], None]]:
         renewing.cancel()
         await asyncio.wait({renewing})
         await context.iam.commit([Delete(_LOCK_KEY, revision)], [])
+
+
+async def _lock_free(context: Context, holder: str) -> Put:
+    """The change that takes the lock: over nothing, or over one that its holder left to expire."""
+    held = await reading.read_leader(context.connection, "iam", _LOCK_KEY)
+    expired = held.value is not None and held.value.get("exp", math.inf) < time.time()
+    return _lock_put(holder, held.revision if expired else 0)
+
+
+def _lock_put(holder: str, expected: int) -> Put:
+    value = {"v": 1, "holder": holder, "exp": time.time() + _LOCK_TTL_S}
+    return Put(_LOCK_KEY, value, expected, _LOCK_TTL_S)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidegate.store.assembly import NOT_SHOWN, Assembler, Member, commit_end
+from tidegate.store.assembly import NOT_SHOWN, Assembler, Member
 from tidegate.store.changes import Entry
 
 
@@ -94,24 +93,6 @@ def test_a_snapshot_with_a_part_of_a_commit_waits_for_the_rest() -> None:
     assert assembler.applied == NOT_SHOWN
     assert shown(assembler.deliver(member(7, "c", end=7), pending=0)) == [3, 6, 6, 7]
     assert assembler.applied == 7
-
-
-@pytest.mark.parametrize(
-    ("header", "end"),
-    [
-        ("id:1:3", 12),
-        ("id:3:3", 10),
-        ("id:1:1", 10),
-        (None, 10),
-        ("", 10),
-        ("id", 10),
-        ("id:1:3:4", 10),
-        ("id:one:3", 10),
-        ("id:9:3", 10),
-    ],
-)
-def test_the_end_of_a_commit_is_in_its_header(header: str | None, end: int) -> None:
-    assert commit_end(10, header) == end
 
 
 # --- the model ---
