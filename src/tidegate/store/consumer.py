@@ -69,8 +69,10 @@ class Consumer:
         self._finished = False
 
     @asynccontextmanager
-    async def open(self, policy: Mapping[str, Any], subjects: list[str]) -> AsyncIterator[int]:
-        """Consumes for the length of the block; gives the number of messages there are now.
+    async def open(
+        self, policy: Mapping[str, Any], subjects: list[str], heartbeat_s: float = HEARTBEAT_S
+    ) -> AsyncIterator[None]:
+        """Consumes for the length of the block.
 
         Raises the errors of `Connection.api`.
         """
@@ -81,21 +83,21 @@ class Consumer:
             "deliver_subject": inbox,
             "ack_policy": "none",
             "flow_control": True,
-            "idle_heartbeat": int(HEARTBEAT_S * _NS),
+            "idle_heartbeat": int(heartbeat_s * _NS),
             "inactive_threshold": _ABANDONED_S * _NS,
             "filter_subjects": subjects,
             "mem_storage": True,
             "num_replicas": 1,
             **policy,
         }
-        with self._connection.reconnects(lambda: self._break(FeedBroken("reconnect"))):
+        with self._connection.reconnects(lambda: self.doubt("reconnect")):
             async with self._connection.subscription(inbox, self._receive):
-                info = await self._connection.api(
+                await self._connection.api(
                     f"CONSUMER.CREATE.{self._stream}.{name}",
                     {"stream_name": self._stream, "config": config},
                 )
                 try:
-                    yield info["num_pending"]
+                    yield
                 finally:
                     await self._delete(name)
 
@@ -118,6 +120,10 @@ class Consumer:
         """Ends `until_finished`: all that was wanted has come."""
         self._finished = True
         self._disturbed.set()
+
+    def doubt(self, reason: str) -> None:
+        """Breaks it: somebody knows that it is not to be trusted."""
+        self._break(FeedBroken(reason))
 
     def _break(self, reason: Exception) -> None:
         if self._reason is None:

@@ -2,14 +2,19 @@
 
 Invariants
 - Views see every commit of the kinds that they follow, whole, once, in order.
-- Start: read the stream's last sequence L; take the newest message of each key; then live
-  from L + 1. The snapshot is shown only when the live feed has passed everything in it: it was
-  taken after L and may hold one half of a commit whose other half is still to come.
+- Start: read the stream's last sequence L; take the newest message of each resident key; then
+  live from L + 1. The snapshot is shown only when the live feed has passed everything in it: it
+  was taken after L and may hold one half of a commit whose other half is still to come. Nor may
+  it be older than L, for then what lies between would come with neither:
+
+    leader     … x₁ x₂           L read here: x₂
+    a copy     … x₁              the snapshot read here, where x₂ is still to come: not yet over
 - The position is the sequence of the last delivered message, or what an idle heartbeat says
   (`Nats-Last-Stream`) when it also says that all was delivered (`Nats-Last-Consumer`).
 - A consumer in doubt is not repaired but replaced, from the applied position on. When the feed
   could have missed a tombstone (away for as long as tombstones live), or the stream is another
-  one, everything is loaded anew.
+  one, everything is loaded anew. A last sequence that went back says so only when it stays so:
+  a deposed leader, too, tells an old one for a while.
 
 Our own, because the client library's watcher was measured to stall for 10 to 20 s after a
 server restart.
@@ -28,12 +33,12 @@ from tidegate.kernel.clock import Clock
 from tidegate.kernel.lifecycle import Ready
 from tidegate.observability import metrics
 from tidegate.store import reading
-from tidegate.store.assembly import NOT_SHOWN, Assembler, Member, commit_end
+from tidegate.store.assembly import NOT_SHOWN, Assembler, Member
 from tidegate.store.changes import Entry
-from tidegate.store.commit import COMMIT_HEADER, TOMBSTONE_TTL_S
 from tidegate.store.connection import Connection, Disconnected, StoreError
 from tidegate.store.consumer import SILENCE_S, Consumer, Delivered, FeedBroken
-from tidegate.store.views import Progress, View
+from tidegate.store.encoding import COMMIT_HEADER, TOMBSTONE_TTL_S, Marker
+from tidegate.store.views import OnDemandView, Progress, View
 
 log = logging.getLogger(__name__)
 
@@ -42,32 +47,58 @@ _LONGEST_BACKOFF_S = 1.0
 _WARN_AGAIN_S = 30.0
 # Away for longer than this, a delete may have come and its tombstone gone unseen.
 _RESYNC_AFTER_S = TOMBSTONE_TTL_S * 0.9
+# Longer than a leader that lost its quorum goes on believing in itself.
+_DEPOSED_S = 15.0
+_SNAPSHOT_HEARTBEAT_S = 0.1
 
 
 class Follower:
     """Keeps the views of one bucket current."""
 
     def __init__(
-        self, connection: Connection, bucket: str, views: Sequence[View], clock: Clock
+        self,
+        connection: Connection,
+        bucket: str,
+        views: Sequence[View],
+        progress: Progress,
+        clock: Clock,
+        on_demand: Sequence[OnDemandView] = (),
     ) -> None:
-        self.progress = Progress(clock)
+        self.progress = progress
         self._connection = connection
         self._bucket = bucket
         self._stream = f"KV_{bucket}"
         self._prefix = f"$KV.{bucket}."
         self._views = views
+        self._on_demand = on_demand
         self._clock = clock
-        # A set, because views may share a kind and the server refuses overlapping filters.
-        self._entry_subjects = sorted(
-            {f"{self._prefix}{kind}.>" for view in views for kind in view.kinds}
-        )
-        self._event_subject = f"tg.{bucket}.event.>"
+        self._resident_subjects = self._subjects(views)
+        self._live_subjects = [
+            *self._subjects([*views, *on_demand]),
+            f"tg.{bucket}.event.>",
+        ]
         self._assembler = Assembler(0)
         self._loaded = False
         self._warned_of = ""
         self._warned_s = 0.0
         self._stream_created = ""
         self._complete_s = float("-inf")
+        self._went_back_s: float | None = None
+        self._consumer: Consumer | None = None
+
+    @property
+    def position(self) -> int:
+        """The last sequence known to be delivered; views may be behind it."""
+        return self._assembler.position
+
+    def doubt(self, reason: str) -> None:
+        """Has the consumer replaced, if there is one."""
+        if self._consumer is not None:
+            self._consumer.doubt(reason)
+
+    def _subjects(self, views: Sequence[View | OnDemandView]) -> list[str]:
+        # A set, because views may share a kind and the server refuses overlapping filters.
+        return sorted({f"{self._prefix}{kind}.>" for view in views for kind in view.kinds})
 
     async def run(self, ready: Ready) -> None:
         """Follows until cancelled; `ready` once the views hold all that there was at the start.
@@ -132,20 +163,29 @@ class Follower:
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": assembler.position + 1,
         }
-        subjects = [*self._entry_subjects, self._event_subject]
-        async with consumer.open(policy, subjects):
+        async with consumer.open(policy, self._live_subjects):
             if not self._loaded:
                 self._heard(complete=True)
                 self._show(assembler.advance(assembler.position), ready)
-            await consumer.until_finished()
+            self._consumer = consumer
+            try:
+                await consumer.until_finished()
+            finally:
+                self._consumer = None
 
     def _may_continue(self, stream: dict[str, Any]) -> bool:
-        return (
-            self._loaded
-            and stream["created"] == self._stream_created
-            and stream["state"]["last_seq"] >= self._assembler.applied
-            and self._clock.boottime_s() - self._complete_s < _RESYNC_AFTER_S
-        )
+        """Whether the feed can go on from where it was. Raises FeedBroken when it is too early."""
+        if not self._loaded or stream["created"] != self._stream_created:
+            return False
+        now_s = self._clock.boottime_s()
+        if stream["state"]["last_seq"] >= self._assembler.applied:
+            self._went_back_s = None
+            return now_s - self._complete_s < _RESYNC_AFTER_S
+        if self._went_back_s is None:
+            self._went_back_s = now_s
+        if now_s - self._went_back_s < _DEPOSED_S:
+            raise FeedBroken("sequence went back")
+        return False
 
     def _heard(self, *, complete: bool) -> None:
         self.progress.heard()
@@ -154,26 +194,29 @@ class Follower:
             self._complete_s = self._clock.boottime_s()
 
     async def _snapshot(self, last_sequence: int) -> Assembler:
-        """The newest message of each followed key, held until the live feed has passed it."""
+        """The newest message of each resident key, held until the live feed has passed it."""
         members: list[Member] = []
+        if not self._resident_subjects:
+            return Assembler.from_snapshot(members, last_sequence)
 
         def on_delivered(delivered: Delivered) -> None:
             members.append(self._member(delivered))
             if delivered.pending == 0:
-                consumer.finish()
+                on_idle(delivered.sequence)
 
-        def on_idle(_: int) -> None:
-            consumer.finish()
+        def on_idle(sequence: int) -> None:
+            if sequence >= last_sequence:
+                consumer.finish()
 
         consumer = Consumer(self._connection, self._stream, self._clock, on_delivered, on_idle)
         policy = {"deliver_policy": "last_per_subject"}
-        async with consumer.open(policy, self._entry_subjects) as pending:
-            if pending > 0:
-                await consumer.until_finished()
+        async with consumer.open(policy, self._resident_subjects, _SNAPSHOT_HEARTBEAT_S):
+            await consumer.until_finished()
         return Assembler.from_snapshot(members, last_sequence)
 
     def _member(self, delivered: Delivered) -> Member:
-        end = commit_end(delivered.sequence, delivered.headers.get(COMMIT_HEADER))
+        marker = Marker.parse(delivered.headers.get(COMMIT_HEADER))
+        end = delivered.sequence if marker is None else marker.end(delivered.sequence)
         if not delivered.subject.startswith(self._prefix):
             return Member(delivered.sequence, end, None)
         key = delivered.subject[len(self._prefix) :]
@@ -194,9 +237,11 @@ class Follower:
         if not self._loaded:
             self._load(released)
             self._loaded = True
+            self._went_back_s = None
             self.progress.restarted(applied)
         elif released:
-            for view in self._views:
+            every: list[View | OnDemandView] = [*self._views, *self._on_demand]
+            for view in every:
                 mine = [entry for entry in released if entry.kind in view.kinds]
                 if mine:
                     view.apply(mine)
@@ -216,3 +261,5 @@ class Follower:
                 for entry in newest.values()
                 if entry.kind in view.kinds and entry.value is not None
             )
+        for on_demand in self._on_demand:
+            on_demand.clear()

@@ -21,7 +21,7 @@ _MOST_WAITING = 10_000
 
 
 class View(Protocol):
-    """A read model of some kinds of entry. Both calls are synchronous and never fail."""
+    """A resident read model: all entries of some kinds. Both calls are synchronous, never fail."""
 
     kinds: frozenset[str]
 
@@ -30,6 +30,18 @@ class View(Protocol):
 
     def apply(self, changes: Sequence[Entry]) -> None:
         """Applies whole commits in order; a change whose value is None is a removal."""
+
+
+class OnDemandView(Protocol):
+    """A read model that holds what was asked for. Both calls are synchronous and never fail."""
+
+    kinds: frozenset[str]
+
+    def apply(self, changes: Sequence[Entry]) -> None:
+        """Forgets what `changes` touch."""
+
+    def clear(self) -> None:
+        """Forgets everything: the feed went on after a gap that it could not bridge."""
 
 
 class Progress:
