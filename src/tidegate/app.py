@@ -14,10 +14,11 @@ import json
 import logging
 import random
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from tidegate import __version__
 from tidegate.authz.view import AccessView
@@ -31,7 +32,7 @@ from tidegate.edge.http.front import Draining, Front
 from tidegate.edge.http.routing_routes import RoutingRoutes
 from tidegate.edge.http.server import HttpListener
 from tidegate.edge.http.system_routes import SystemRoutes, Version
-from tidegate.flows.administration import Bootstrap, RoutingAdministration, Tenancy
+from tidegate.flows.administration import Bootstrap, RoutingAdministration, Tenancy, Users
 from tidegate.flows.profile import Profiles
 from tidegate.flows.sessions import Sessions
 from tidegate.flows.signin import SignIn, TokenIssuer
@@ -41,29 +42,33 @@ from tidegate.gateway.forwarding import Forwarding
 from tidegate.identity.accounts import Keys
 from tidegate.identity.outbox import Outbox
 from tidegate.identity.passwords import Passwords
-from tidegate.identity.view import UserView
 from tidegate.kernel import errors
 from tidegate.kernel.clock import Clock, SystemClock
 from tidegate.kernel.errors import Refusal
 from tidegate.kernel.ids import PrincipalId
 from tidegate.kernel.lifecycle import Ready, start
 from tidegate.observability import metrics
+from tidegate.principals.view import Principals
 from tidegate.routing.view import RoutingView
 from tidegate.sessions import keys as signing_keys
 from tidegate.sessions.keys import SigningKeyView
 from tidegate.sessions.view import RevocationView
 from tidegate.store import schema
+from tidegate.store.barrier import Barrier, Confirmations, Effect
 from tidegate.store.bucket import Bucket, Decision, Done, Read
-from tidegate.store.connection import StoreError, connect
+from tidegate.store.connection import Connection, StoreError, connect
 from tidegate.store.follower import Follower
 from tidegate.store.keyring import KeyRingError, Peppers, Wrapping, read_ring
+from tidegate.store.lease import Lease
+from tidegate.store.replicas import ReplicaView
 from tidegate.store.views import Progress, View
+from tidegate.store.watchdog import Watchdog
 from tidegate.upstream.aggregates import Aggregates
 from tidegate.upstream.projections import Projections
 
 log = logging.getLogger(__name__)
 
-# A view that has heard nothing for this long is too old to be decided from.
+# A feed that was not heard for this long is told of by `/ready`.
 VIEW_GRACE_S = 15.0
 
 
@@ -86,9 +91,9 @@ def read_version() -> Version:
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """What this replica knows."""
+    """What this replica knows, all of it in memory."""
 
-    users: UserView
+    replicas: ReplicaView
     access: AccessView
     revocations: RevocationView
     signing_keys: SigningKeyView
@@ -97,7 +102,7 @@ class Views:
     @classmethod
     def empty(cls, keys: Keys, clock: Clock) -> Views:
         return cls(
-            UserView(),
+            ReplicaView(clock),
             AccessView(),
             RevocationView(clock),
             SigningKeyView(keys.wrapping),
@@ -106,7 +111,50 @@ class Views:
 
     def of_iam(self) -> tuple[View, ...]:
         """The views that follow bucket `iam`."""
-        return (self.users, self.access, self.revocations, self.signing_keys)
+        return (self.replicas, self.access, self.revocations, self.signing_keys)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The stored state as this replica reads and changes it."""
+
+    views: Views
+    principals: Principals
+    lease: Lease
+    iam: Bucket
+    routing: Bucket
+    progress: Mapping[str, Progress]
+    feeds: Mapping[str, Follower]
+    connection: Connection
+
+    @classmethod
+    def build(cls, connection: Connection, views: Views, settings: Settings, clock: Clock) -> State:
+        nats = settings.nats
+        progress = {name: Progress(clock) for name in ("iam", "routing")}
+        lease = Lease(connection, views.replicas, progress, nats.lease, clock)
+        principals = Principals(connection, progress["iam"], lambda: lease.key, settings.principals)
+        feeds = {
+            "iam": Follower(
+                connection, "iam", views.of_iam(), progress["iam"], clock, principals.views
+            ),
+            "routing": Follower(connection, "routing", [views.routing], progress["routing"], clock),
+        }
+        barrier = Barrier(connection, lease, views.replicas, progress, clock)
+        iam, routing = (
+            Bucket(connection, name, progress[name], nats.commit_deadline_s, barrier)
+            for name in ("iam", "routing")
+        )
+        return cls(views, principals, lease, iam, routing, progress, feeds, connection)
+
+    def services(self) -> dict[str, Callable[[Ready], Coroutine[Any, Any, None]]]:
+        """What must run for the state to be current, by name, in the order of its start."""
+        confirmations = Confirmations(self.connection, self.lease.confirms_on, self.progress)
+        feeds = {f"feed of {name}": feed.run for name, feed in self.feeds.items()}
+        watchdogs = {
+            f"watchdog of {name}": Watchdog(self.connection, name, feed).run
+            for name, feed in self.feeds.items()
+        }
+        return {**feeds, **watchdogs, "confirmations": confirmations.run}
 
 
 class App:
@@ -141,23 +189,16 @@ class App:
                 await stack.enter_async_context(projections),
                 settings.upstream.total_timeout_s,
             )
-            views = Views.empty(keys, clock)
-            iam_feed = Follower(connection, "iam", views.of_iam(), clock)
-            routing_feed = Follower(connection, "routing", [views.routing], clock)
-            deadline_s = settings.nats.commit_deadline_s
-            iam = Bucket(connection, "iam", iam_feed.progress, deadline_s)
-            routing = Bucket(connection, "routing", routing_feed.progress, deadline_s)
-            front = self._http(iam, routing, views, passwords, forwarding)
+            state = State.build(connection, Views.empty(keys, clock), settings, clock)
+            front = self._http(state, passwords, forwarding)
             listener = HttpListener(front, settings.http, settings.stop.finish_within_s)
             outbox = Outbox(connection, keys.wrapping, settings.identity.mail)
             async with asyncio.TaskGroup() as group:
-                services = [
-                    await start(group, "feed of iam", iam_feed.run),
-                    await start(group, "feed of routing", routing_feed.run),
-                    await start(group, "outbox", outbox.run),
-                ]
-                await self._first_signing_key(iam)
-                self._check_signing_keys(views)
+                services = [await start(group, name, run) for name, run in state.services().items()]
+                services.append(await start(group, "outbox", outbox.run))
+                await self._first_signing_key(state.iam)
+                self._check_signing_keys(state.views)
+                leasing = await start(group, "lease", state.lease.run)
                 serving = await start(group, "http listener", listener.run)
                 ready()
                 await self._stop.wait()
@@ -166,6 +207,9 @@ class App:
                 await asyncio.sleep(settings.stop.drain_delay_s)
                 listener.stop()
                 await serving
+                leasing.cancel()
+                await asyncio.wait({leasing})
+                await state.lease.release()
                 for service in services:
                     service.cancel()
 
@@ -174,7 +218,7 @@ class App:
             now_s = self._clock.now_s()
             return await signing_keys.create_first(read, self._keys.wrapping, now_s)
 
-        done = await iam.execute(decide)
+        done = await iam.execute(decide, Effect.ADDITION)
         if isinstance(done, Refusal) and done.code is not errors.ALREADY_EXISTS:
             raise StoreError(f"making the first signing key failed: {done.detail}")
 
@@ -186,18 +230,13 @@ class App:
                 "the ring that they were encrypted with"
             )
 
-    def _http(
-        self,
-        iam: Bucket,
-        routing: Bucket,
-        views: Views,
-        passwords: Passwords,
-        forwarding: Forwarding,
-    ) -> Front:
+    def _http(self, state: State, passwords: Passwords, forwarding: Forwarding) -> Front:
         """Everything that HTTP reaches, put together."""
         settings, clock, keys = self._settings, self._clock, self._keys
+        iam, routing, views, principals = state.iam, state.routing, state.views, state.principals
         admission = Admission(
-            views.users,
+            state.lease,
+            principals,
             views.access,
             views.revocations,
             views.signing_keys,
@@ -205,18 +244,23 @@ class App:
             settings.sessions,
             clock,
         )
-        progress = {bucket.name: bucket.progress for bucket in (iam, routing)}
         issuer = TokenIssuer(keys, views.signing_keys, settings.sessions, clock)
         caller = Caller(admission)
         control = create_app(clock, settings.http.max_body_bytes)
         auth_routes = AuthRoutes(
             SignUp(iam, passwords, keys, settings.identity, clock),
             SignIn(iam, passwords, keys, issuer, clock),
-            Sessions(iam, views.users, issuer, clock),
-            Profiles(iam, keys, views.access, clock),
+            Sessions(iam, principals, state.lease, issuer, clock),
+            Profiles(iam, keys, principals, clock),
             caller,
         )
-        admin_routes = AdminRoutes(Tenancy(iam, views.access, clock), views.access, caller)
+        admin_routes = AdminRoutes(
+            Tenancy(iam, views.access, principals, clock),
+            Users(iam, clock),
+            views.access,
+            principals,
+            caller,
+        )
         routing_routes = RoutingRoutes(
             RoutingAdministration(routing, views.routing, clock),
             views.routing,
@@ -225,7 +269,7 @@ class App:
         )
         system_routes = SystemRoutes(
             self._version,
-            lambda: self._not_ready(progress),
+            lambda: self._not_ready(state),
             views.signing_keys,
             settings.sessions.jwks_max_age_s,
         )
@@ -235,11 +279,13 @@ class App:
         control.include_router(system_routes.router(control))
         openapi.complete(control)
         data_plane = DataPlaneRoutes(admission, forwarding, settings.http.max_body_bytes, clock)
-        return Front(data_plane, control, progress, self._draining, settings.http, clock)
+        return Front(data_plane, control, state.progress, self._draining, settings.http, clock)
 
-    def _not_ready(self, progress: Mapping[str, Progress]) -> list[str]:
+    def _not_ready(self, state: State) -> list[str]:
         reasons = ["draining"] if self._draining.active else []
-        for name, feed in progress.items():
+        if not state.lease.holds():
+            reasons.append("the lease has ended: this replica cannot follow the changes")
+        for name, feed in state.progress.items():
             metrics.VIEW_LAG_SECONDS.labels(view=name).set(feed.age_s)
             if feed.age_s > VIEW_GRACE_S:
                 reasons.append(f"the feed of {name} has been silent for {feed.age_s:.0f} s")

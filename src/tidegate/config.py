@@ -22,6 +22,7 @@ from pydantic_settings import (
 from tidegate.edge.http.settings import Settings as HttpSettings
 from tidegate.identity.settings import Settings as IdentitySettings
 from tidegate.observability.settings import Settings as LogSettings
+from tidegate.principals.settings import Settings as PrincipalSettings
 from tidegate.sessions.settings import Settings as SessionSettings
 from tidegate.store.settings import Settings as NatsSettings
 from tidegate.upstream.settings import Settings as UpstreamSettings
@@ -58,6 +59,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     identity: IdentitySettings = IdentitySettings()
     sessions: SessionSettings = SessionSettings()
+    principals: PrincipalSettings = PrincipalSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     log: LogSettings = LogSettings()
     stop: StopSettings = StopSettings()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tidegate.authz import model
 from tidegate.authz.model import Assignment, Tenant, TenantStatus
@@ -15,6 +15,8 @@ from tidegate.store.events import PLATFORM, Origin, Record
 
 PLATFORM_ADMIN = "platform-admin"
 ADMINS_KEY = "platform_admins.current"
+
+_LAST_ADMIN = Refusal(errors.LAST_ADMIN, "Make another platform admin first.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,25 @@ async def create_tenant(
         [Put(entry.key, value, entry.revision)],
         [record.event(now_s)],
         Tenant(tenant_id, name, TenantStatus.ACTIVE, 0),
+    )
+
+
+async def set_tenant_status(
+    read: Read, tenant_id: TenantId, status: TenantStatus, actor: Actor, now_s: float
+) -> Decision[Tenant] | Refusal:
+    """Suspends a tenant or resumes it. One that is so already is left as it is."""
+    entry = await read(model.tenant_key(tenant_id))
+    tenant = model.readable_tenant(entry)
+    if tenant is None or entry.value is None:
+        return Refusal(errors.NOT_FOUND, "There is no such tenant.")
+    if tenant.status is status:
+        return Decision([], [], tenant)
+    what = "suspended" if status is TenantStatus.SUSPENDED else "resumed"
+    record = Record(f"tenant.{what}", tenant_id, actor.id, tenant_id, actor.origin)
+    return Decision(
+        [Put(entry.key, {**entry.value, "status": status.value}, entry.revision)],
+        [record.event(now_s)],
+        replace(tenant, status=status),
     )
 
 
@@ -90,7 +111,7 @@ async def unassign(
     if tenant_id is None and role_id == PLATFORM_ADMIN:
         admins = await _admins(read, remove=PrincipalId(principal))
         if not admins.value["principals"]:
-            return Refusal(errors.LAST_ADMIN, "Make another platform admin first.")
+            return _LAST_ADMIN
         changes.append(admins)
     record = Record("assignment.deleted", assignment_id, actor.id, tenant_id, actor.origin)
     return Decision(changes, [record.event(now_s)], None)
@@ -113,6 +134,24 @@ def is_lasting_admin(assignment: Assignment) -> bool:
 def first_admins(principal_id: PrincipalId) -> Put:
     """The entry that names the platform admins; it must not exist yet."""
     return Put(ADMINS_KEY, {"v": 1, "principals": [principal_id]}, 0)
+
+
+async def without_admin(read: Read, principal_id: PrincipalId) -> Put | Refusal | None:
+    """The change that stops counting on a platform admin; None for who was not counted on."""
+    entry = await read(ADMINS_KEY)
+    if entry.value is None or principal_id not in entry.value["principals"]:
+        return None
+    change = await _admins(read, remove=principal_id)
+    return change if change.value["principals"] else _LAST_ADMIN
+
+
+async def with_admin(read: Read, principal_id: PrincipalId) -> Put | None:
+    """The change that counts on a platform admin again; None for who is none for good."""
+    key = model.assignment_key(platform_admin(principal_id).id)
+    assignment = model.readable_assignment(await read(key))
+    if assignment is None or not is_lasting_admin(assignment):
+        return None
+    return await _admins(read, add=principal_id)
 
 
 async def _admins(

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from tidegate.authz.model import Assignment, Right, Role
-from tidegate.kernel.ids import PrincipalId, TenantId
+from tidegate.kernel.ids import TenantId
 
 COMMAND_SUBMIT = "command.submit"
 QUERY_READ = "query.read"
@@ -46,73 +46,73 @@ class Decision:
     because: Because | None = None
 
 
-class Access(Protocol):
-    """What the decision reads."""
-
-    def assignments(
-        self, principal_id: PrincipalId, tenant_id: TenantId | None
-    ) -> tuple[Assignment, ...]:
-        """The principal's assignments in exactly this scope."""
+class Roles(Protocol):
+    """Where roles are looked up."""
 
     def role(self, role_id: str) -> Role | None: ...
 
 
-def is_member(
-    access: Access, principal_id: PrincipalId, tenant_id: TenantId, action: str, now_s: float
-) -> bool:
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """A principal's assignments as far as one tenant goes: there, and in the platform's scope."""
+
+    in_tenant: tuple[Assignment, ...]
+    in_platform: tuple[Assignment, ...]
+
+    def reaching(self, tenant_id: TenantId | None, action: str) -> tuple[Assignment, ...]:
+        """Those that can allow the action, in the order in which they are asked."""
+        if tenant_id is None:
+            return self.in_platform
+        if action.startswith(_PLATFORM_SCOPE):
+            return (*self.in_tenant, *self.in_platform)
+        return self.in_tenant
+
+
+def is_member(assigned: Assigned, tenant_id: TenantId, action: str, now_s: float) -> bool:
     """Whether the principal counts as a member of the tenant for this action."""
-    if any(a.current(now_s) for a in access.assignments(principal_id, tenant_id)):
-        return True
-    return action.startswith(_PLATFORM_SCOPE) and any(
-        a.current(now_s) for a in access.assignments(principal_id, None)
-    )
+    return any(a.current(now_s) for a in assigned.reaching(tenant_id, action))
 
 
-def may_give(
-    access: Access, giver_id: PrincipalId, tenant_id: TenantId | None, role: Role, now_s: float
-) -> bool:
-    """Whether nothing in `role` reaches further than the giver's own rights in this scope.
+def may_give(roles: Roles, giver: Assigned, role: Role, now_s: float) -> bool:
+    """Whether nothing in `role` reaches further than the giver's own rights.
 
     Rights of the platform's scope count in every tenant here: whoever may do everything on the
     platform may let others act in its tenants, though he may not himself.
     """
     held = [
         right
-        for scope in {tenant_id, None}
-        for assignment in access.assignments(giver_id, scope)
+        for assignment in (*giver.in_tenant, *giver.in_platform)
         if assignment.current(now_s)
-        for right in _rights(access, assignment, scope)
+        for right in _rights(roles, assignment)
     ]
     return all(any(right.reaches(given) for right in held) for given in role.rights)
 
 
-def _rights(access: Access, assignment: Assignment, scope: TenantId | None) -> tuple[Right, ...]:
+def _rights(roles: Roles, assignment: Assignment) -> tuple[Right, ...]:
     """The rights that an assignment gives; a tenant's own role counts in that tenant only."""
-    role = access.role(assignment.role_id)
-    return role.rights if role is not None and role.tenant_id in (None, scope) else ()
+    role = roles.role(assignment.role_id)
+    if role is None or role.tenant_id not in (None, assignment.tenant_id):
+        return ()
+    return role.rights
 
 
 def authorize(
-    access: Access,
-    principal_id: PrincipalId,
+    roles: Roles,
+    assigned: Assigned,
     tenant_id: TenantId | None,
     action: str,
     resource: Mapping[str, str],
     now_s: float,
 ) -> Decision:
     """Whether the principal may do `action` on `resource` in `tenant_id` (None: platform)."""
-    reach: tuple[TenantId | None, ...] = (tenant_id,)
-    if tenant_id is not None and action.startswith(_PLATFORM_SCOPE):
-        reach = (tenant_id, None)
     member = False
-    for scope in reach:
-        for assignment in access.assignments(principal_id, scope):
-            if not assignment.current(now_s):
-                continue
-            member = True
-            for right in _rights(access, assignment, scope):
-                if right.covers(action, resource):
-                    because = Because(assignment.id, assignment.role_id, right, assignment.revision)
-                    return Decision(allowed=True, reason=Reason.ALLOWED, because=because)
+    for assignment in assigned.reaching(tenant_id, action):
+        if not assignment.current(now_s):
+            continue
+        member = True
+        for right in _rights(roles, assignment):
+            if right.covers(action, resource):
+                because = Because(assignment.id, assignment.role_id, right, assignment.revision)
+                return Decision(allowed=True, reason=Reason.ALLOWED, because=because)
     reason = Reason.NO_RIGHT if member else Reason.NOT_A_MEMBER
     return Decision(allowed=False, reason=reason)

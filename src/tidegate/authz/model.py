@@ -112,6 +112,11 @@ def assignment_key(assignment_id: str) -> str:
     return f"assignment.{assignment_id}"
 
 
+def assignments_key(scope: str, principal: str) -> str:
+    """The wildcard for a principal's assignments in a tenant, in `_`, or everywhere (`*`)."""
+    return f"assignment.{scope}.{principal}.*"
+
+
 def is_role_id(text: str) -> bool:
     """Roles of the platform have names for ids, those of tenants have UUIDs."""
     return is_slug(text) or is_uuid7(text)
@@ -175,6 +180,14 @@ def decode_tenant(entry: Entry) -> Tenant:
     value = _value(entry)
     tenant_id = TenantId(entry.key.partition(".")[2])
     return Tenant(tenant_id, _text(value["name"]), TenantStatus(value["status"]), entry.revision)
+
+
+def readable_tenant(entry: Entry) -> Tenant | None:
+    """The tenant of an entry; None when it is absent, or unreadable."""
+    try:
+        return decode_tenant(entry)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _right(stored: Mapping[str, Any]) -> Right:

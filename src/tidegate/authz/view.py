@@ -1,4 +1,4 @@
-"""Who may do what, in memory: tenants, roles, and assignments by principal and scope."""
+"""What rights are made of, in memory: tenants and roles."""
 
 from __future__ import annotations
 
@@ -6,30 +6,25 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from tidegate.authz import model
-from tidegate.authz.model import Assignment, Role, Tenant
-from tidegate.kernel.ids import PrincipalId, TenantId
+from tidegate.authz.model import Role, Tenant
+from tidegate.kernel.ids import TenantId
 from tidegate.observability import metrics
 from tidegate.store.changes import Entry
-from tidegate.store.events import PLATFORM
 
 log = logging.getLogger(__name__)
 
-_Scope = tuple[PrincipalId, TenantId | None]
-
 
 class AccessView:
-    """The authorization model of every tenant.
+    """Tenants and roles, all of them.
 
     An entry that cannot be read counts as absent: a right that cannot be understood is not given.
     """
 
-    kinds = frozenset({"tenant", "role", "assignment"})
+    kinds = frozenset({"tenant", "role"})
 
     def __init__(self) -> None:
         self._tenants: dict[TenantId, Tenant] = {}
         self._roles: dict[str, Role] = {}
-        self._assignments: dict[_Scope, tuple[Assignment, ...]] = {}
-        self._scopes: dict[PrincipalId, frozenset[TenantId | None]] = {}
 
     def tenant(self, tenant_id: TenantId) -> Tenant | None:
         return self._tenants.get(tenant_id)
@@ -45,20 +40,8 @@ class AccessView:
         """All roles, by id."""
         return [self._roles[role_id] for role_id in sorted(self._roles)]
 
-    def assignments(
-        self, principal_id: PrincipalId, tenant_id: TenantId | None
-    ) -> tuple[Assignment, ...]:
-        """The principal's assignments in exactly this scope (None: the platform's)."""
-        return self._assignments.get((principal_id, tenant_id), ())
-
-    def assignments_of(self, principal_id: PrincipalId) -> list[Assignment]:
-        """The principal's assignments in every scope, by id."""
-        scopes = self._scopes.get(principal_id, frozenset())
-        found = [a for scope in scopes for a in self._assignments[principal_id, scope]]
-        return sorted(found, key=lambda assignment: assignment.id)
-
     def load(self, entries: Iterable[Entry]) -> None:
-        self._tenants, self._roles, self._assignments, self._scopes = {}, {}, {}, {}
+        self._tenants, self._roles = {}, {}
         self.apply(list(entries))
 
     def apply(self, changes: Sequence[Entry]) -> None:
@@ -83,25 +66,3 @@ class AccessView:
                 self._roles.pop(role_id, None)
                 if present:
                     self._roles[role_id] = model.decode_role(entry)
-            case "assignment":
-                self._apply_assignment(entry)
-
-    def _apply_assignment(self, entry: Entry) -> None:
-        assignment_id = entry.key.partition(".")[2]
-        if not model.is_assignment_id(assignment_id):
-            return
-        tenant, principal, _ = assignment_id.split(".")
-        principal_id = PrincipalId(principal)
-        scope = None if tenant == PLATFORM else TenantId(tenant)
-        made = () if entry.value is None else (model.decode_assignment(entry),)
-        others = (a for a in self.assignments(principal_id, scope) if a.id != assignment_id)
-        kept = (*others, *made)
-        scopes = self._scopes.get(principal_id, frozenset())
-        if kept:
-            self._assignments[principal_id, scope] = kept
-            self._scopes[principal_id] = scopes | {scope}
-            return
-        self._assignments.pop((principal_id, scope), None)
-        self._scopes[principal_id] = scopes - {scope}
-        if not self._scopes[principal_id]:
-            del self._scopes[principal_id]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidegate.authz.view import AccessView
 from tidegate.identity import accounts
 from tidegate.identity.accounts import Keys
 from tidegate.identity.model import User
@@ -12,6 +11,7 @@ from tidegate.kernel import errors
 from tidegate.kernel.clock import Clock
 from tidegate.kernel.errors import Refusal
 from tidegate.kernel.ids import PrincipalId, TenantId
+from tidegate.principals.view import Principals
 from tidegate.store.bucket import UNAVAILABLE, Bucket
 from tidegate.store.connection import AnswerLost, Disconnected
 
@@ -38,7 +38,7 @@ class Profiles:
 
     iam: Bucket
     keys: Keys
-    access: AccessView
+    principals: Principals
     clock: Clock
 
     async def of(self, principal_id: PrincipalId) -> Profile | Refusal:
@@ -49,7 +49,10 @@ class Profiles:
         if stored is None:
             return Refusal(errors.NOT_FOUND, "There is no such user.")
         roles: dict[TenantId, list[str]] = {}
-        for assignment in self.access.assignments_of(principal_id):
+        assignments = await self.principals.assignments_of(principal_id)
+        if isinstance(assignments, Refusal):
+            return assignments
+        for assignment in assignments:
             if assignment.tenant_id is not None and assignment.current(self.clock.now_s()):
                 roles.setdefault(assignment.tenant_id, []).append(assignment.role_id)
         memberships = tuple(

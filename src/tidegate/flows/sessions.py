@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from tidegate.flows.signin import TokenIssuer, Tokens
 from tidegate.identity import model
-from tidegate.identity.view import UserView
 from tidegate.kernel import errors
 from tidegate.kernel.clock import Clock
 from tidegate.kernel.errors import Refusal
 from tidegate.kernel.ids import PrincipalId, SessionId
 from tidegate.kernel.secret import Secret
+from tidegate.principals.view import Principals
 from tidegate.sessions import refresh
 from tidegate.sessions.refresh import (
     Ended,
@@ -27,9 +27,11 @@ from tidegate.sessions.refresh import (
     Session,
     Stale,
 )
+from tidegate.store.barrier import Effect
 from tidegate.store.bucket import Bucket, Decision, Done, Read
 from tidegate.store.changes import Entry
 from tidegate.store.events import Origin, Record
+from tidegate.store.lease import FENCED, Lease
 
 _VOID = Refusal(errors.REFRESH_INVALID, "Sign in again.")
 # No "try again later": should it have been done, a later repeat is reuse and ends the session.
@@ -46,7 +48,8 @@ class Sessions:
     """The life of sessions."""
 
     iam: Bucket
-    users: UserView
+    principals: Principals
+    lease: Lease
     issuer: TokenIssuer
     clock: Clock
 
@@ -55,6 +58,8 @@ class Sessions:
         token = refresh.parse(text, self.issuer.keys.peppers)
         if token is None:
             return _VOID
+        if not self.lease.holds():
+            return FENCED
         next_secret = Secret(secrets.token_bytes(refresh.SECRET_BYTES))
 
         async def decide(read: Read) -> Decision[Tokens | None] | Refusal:
@@ -73,21 +78,24 @@ class Sessions:
                 case Reused():
                     return self._end_for_reuse(entry, origin, now_s)
                 case Rotated(session=successor, token=successor_token):
-                    return self._rotated(entry, successor, successor_token, now_s)
+                    return await self._rotated(entry, successor, successor_token, now_s)
 
         # Nobody follows session entries, so there is no view to wait for.
-        done = await self.iam.execute(decide, settle=False)
+        done = await self.iam.execute(decide, Effect.UNSEEN)
         if isinstance(done, Refusal):
             return _UNKNOWN if done.code is errors.COMMIT_UNKNOWN else done
         if done.outcome is None:
-            await self.iam.settle(done.revision.sequence)
+            await self.iam.hold(done.revision.sequence, Effect.ADDITION)
             return _VOID
         return Done(done.outcome, done.revision)
 
-    def _rotated(
+    async def _rotated(
         self, entry: Entry, session: Session, token: RefreshToken, now_s: float
     ) -> Decision[Tokens | None] | Refusal:
-        standing = self.users.standing(session.principal_id)
+        known = await self.principals.find(session.principal_id)
+        if isinstance(known, Refusal):
+            return known
+        standing = known.standing
         if standing is None or not standing.active:
             return _VOID
         if standing.session_epoch != session.session_epoch:
@@ -120,7 +128,7 @@ class Sessions:
             record = Record("session.signed_out", session_id, principal_id, None, origin)
             return Decision(changes, [record.event(now_s)], None)
 
-        return await self.iam.execute(decide)
+        return await self.iam.execute(decide, Effect.TAKE_AWAY)
 
     async def sign_out_everywhere(
         self, principal_id: PrincipalId, origin: Origin
@@ -135,4 +143,4 @@ class Sessions:
             changes = [model.end_all_sessions(entry)]
             return Decision(changes, [record.event(self.clock.now_s())], None)
 
-        return await self.iam.execute(decide)
+        return await self.iam.execute(decide, Effect.TAKE_AWAY)

@@ -28,6 +28,7 @@ from tidegate.sessions.access import AccessClaims
 from tidegate.sessions.keys import SigningKeyView
 from tidegate.sessions.refresh import RefreshToken, Session
 from tidegate.sessions.settings import Settings
+from tidegate.store.barrier import Effect
 from tidegate.store.bucket import UNAVAILABLE, Bucket, Decision, Done, Read
 from tidegate.store.changes import Put
 from tidegate.store.connection import AnswerLost, Disconnected
@@ -142,7 +143,8 @@ class SignIn:
 
         async def decide(read: Read) -> Decision[Tokens] | Refusal:
             credential = await read(model.credential_key(proof.user_id))
-            user = await read(model.user_key(proof.user_id))
+            # From the leader: a session of an epoch that was ended just now would be void.
+            user = await self.iam.read_leader(model.user_key(proof.user_id))
             if credential.revision != proof.credential_revision or user.value is None:
                 return _FAILED
             if user.value["status"] != UserStatus.ACTIVE or not user.value["email_verified"]:
@@ -172,4 +174,4 @@ class SignIn:
             record = Record("session.started", session_id, proof.user_id, None, origin)
             return Decision(changes, [record.event(now_s)], tokens)
 
-        return await self.iam.execute(decide)
+        return await self.iam.execute(decide, Effect.UNSEEN)

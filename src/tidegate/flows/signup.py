@@ -20,6 +20,7 @@ from tidegate.kernel.clock import Clock
 from tidegate.kernel.errors import Refusal
 from tidegate.kernel.ids import PrincipalId, new_id
 from tidegate.kernel.secret import Secret
+from tidegate.store.barrier import Effect
 from tidegate.store.bucket import Bucket, Decision, Done, Read
 from tidegate.store.changes import Change, Event, Put
 from tidegate.store.events import Origin, Record
@@ -64,7 +65,7 @@ class SignUp:
             record = Record("user.signed_up", user_id, user_id, None, origin)
             return Decision([token, *changes], [sent, record.event(now_s)], None)
 
-        return await self.iam.execute(decide)
+        return await self.iam.execute(decide, Effect.ADDITION)
 
     async def _known(
         self, read: Read, owner_id: PrincipalId, hashed: str, origin: Origin
@@ -119,4 +120,4 @@ class SignUp:
             record = Record("user.email_verified", user_id, user_id, None, origin)
             return Decision(changes, [record.event(now_s)], None)
 
-        return await self.iam.execute(decide)
+        return await self.iam.execute(decide, Effect.ADDITION)

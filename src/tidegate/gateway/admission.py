@@ -1,25 +1,29 @@
 """Admission: may this request pass, and where does it go? Synchronous, over memory, no I/O.
 
-The order is fixed: authenticate, tenant, authorize, place. A refusal never tells more than its
-caller may know: a tenant that does not exist and one that the caller is no member of look the
+The order is fixed: lease, authenticate, tenant, authorize, place. A refusal never tells more than
+its caller may know: a tenant that does not exist and one that the caller is no member of look the
 same, and whether a tenant is suspended or placed is told to members only.
+
+What is not in memory is not waited for here: the answer is `NeedsLoad`, and `after_loading` has it
+read and asks again. The lease is asked each time, as late as the decision itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tidegate.authz import engine
 from tidegate.authz.engine import Because
 from tidegate.authz.model import TenantStatus
 from tidegate.authz.view import AccessView
-from tidegate.identity.view import UserView
 from tidegate.kernel import errors
 from tidegate.kernel.clock import Clock
 from tidegate.kernel.errors import Refusal
 from tidegate.kernel.ids import PrincipalId, SessionId, TenantId, is_slug
 from tidegate.observability import metrics
+from tidegate.principals.view import Known, Principals
 from tidegate.routing.model import Resolved, ServiceKind
 from tidegate.routing.view import RoutingView
 from tidegate.sessions import access
@@ -27,11 +31,17 @@ from tidegate.sessions.access import Void
 from tidegate.sessions.keys import SigningKeyView
 from tidegate.sessions.settings import Settings
 from tidegate.sessions.view import RevocationView
+from tidegate.store.bucket import UNAVAILABLE
+from tidegate.store.lease import FENCED, Lease
+
+T = TypeVar("T")
 
 _TOKEN_INVALID = Refusal(errors.TOKEN_INVALID, "The access token is not valid.")
 _TOKEN_MISSING = Refusal(errors.TOKEN_MISSING, "Send `Authorization: Bearer <access token>`.")
 _NOT_A_MEMBER = Refusal(errors.TENANT_FORBIDDEN, "You are not a member of this tenant.")
 _SUSPENDED = Refusal(errors.TENANT_SUSPENDED, "This tenant is suspended.")
+# A load that the feed voids at once, again and again, is of a principal under constant change.
+_MOST_LOADS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +74,21 @@ class Admitted:
     target: Resolved
 
 
+@dataclass(frozen=True, slots=True)
+class NeedsLoad:
+    """Not decided: this principal has to be read first, as far as this tenant goes."""
+
+    principal_id: PrincipalId
+    tenant_id: TenantId | None
+
+
 class Admission:
-    """Decides from the views of this replica."""
+    """Decides from what this replica has in memory, while its lease holds."""
 
     def __init__(
         self,
-        users: UserView,
+        lease: Lease,
+        principals: Principals,
         access_view: AccessView,
         revocations: RevocationView,
         signing_keys: SigningKeyView,
@@ -77,7 +96,8 @@ class Admission:
         settings: Settings,
         clock: Clock,
     ) -> None:
-        self._users = users
+        self._lease = lease
+        self._principals = principals
         self._access = access_view
         self._revocations = revocations
         self._signing_keys = signing_keys
@@ -85,16 +105,17 @@ class Admission:
         self._settings = settings
         self._clock = clock
 
-    def admit(self, call: Call) -> Admitted | Refusal:
+    def admit(self, call: Call) -> Admitted | Refusal | NeedsLoad:
         """Whether `call` may pass, and where to."""
-        principal = self.authenticate(call.authorization)
-        if isinstance(principal, Refusal):
-            return principal
         tenant_id = parse_tenant(call.tenant)
+        scope = None if isinstance(tenant_id, Refusal) else tenant_id
+        principal = self.authenticate(call.authorization, scope)
+        if not isinstance(principal, Principal):
+            return principal
         if isinstance(tenant_id, Refusal):
             return tenant_id
         because = self.authorize(principal, tenant_id, call.action, call.resource)
-        if isinstance(because, Refusal):
+        if not isinstance(because, Because):
             return because
         target = self._routing.routing.resolve(call.service_kind, tenant_id)
         if isinstance(target, Refusal):
@@ -104,8 +125,26 @@ class Admission:
             return target
         return Admitted(principal, tenant_id, because, target)
 
-    def authenticate(self, authorization: Sequence[str]) -> Principal | Refusal:
-        """Who the bearer token stands for, if it still stands for anybody."""
+    async def after_loading(self, decide: Callable[[], T | Refusal | NeedsLoad]) -> T | Refusal:
+        """What `decide` decides, with what it needs read before."""
+        for _ in range(_MOST_LOADS):
+            decided = decide()
+            if not isinstance(decided, NeedsLoad):
+                return decided
+            known = await self._principals.find(decided.principal_id, decided.tenant_id)
+            if isinstance(known, Refusal):
+                return known
+        return UNAVAILABLE
+
+    def authenticate(
+        self, authorization: Sequence[str], tenant_id: TenantId | None = None
+    ) -> Principal | Refusal | NeedsLoad:
+        """Who the bearer token stands for, if it still stands for anybody.
+
+        `tenant_id` is where it is going to act, which is read together with who it is.
+        """
+        if not self._lease.holds():
+            return self._unauthenticated("fenced", FENCED)
         if not authorization:
             return self._unauthenticated("missing", _TOKEN_MISSING)
         scheme, _, token = authorization[0].partition(" ")
@@ -115,10 +154,12 @@ class Admission:
         claims = access.verify(token.strip(), self._signing_keys, self._settings, now_s)
         if isinstance(claims, Void):
             return self._unauthenticated(claims.reason, _TOKEN_INVALID)
-        standing = self._users.standing(claims.principal_id)
-        if standing is None or not standing.active:
+        known = self._principals.known(claims.principal_id, tenant_id)
+        if known is None:
+            return NeedsLoad(claims.principal_id, tenant_id)
+        if known.standing is None or not known.standing.active:
             return self._unauthenticated("principal", _TOKEN_INVALID)
-        if standing.session_epoch != claims.session_epoch:
+        if known.standing.session_epoch != claims.session_epoch:
             return self._unauthenticated("epoch", _TOKEN_INVALID)
         if self._revocations.revoked(claims.principal_id, claims.session_id):
             return self._unauthenticated("revoked", _TOKEN_INVALID)
@@ -130,17 +171,33 @@ class Admission:
         tenant_id: TenantId | None,
         action: str,
         resource: Mapping[str, str],
-    ) -> Because | Refusal:
+    ) -> Because | Refusal | NeedsLoad:
         """Why the principal may do this in the tenant (None: the platform's scope), or not."""
+        if not self._lease.holds():
+            return self._denied("fenced", FENCED)
+        known = self._principals.known(principal.id, tenant_id)
+        if known is None:
+            return NeedsLoad(principal.id, tenant_id)
+        return self._authorize(known, tenant_id, action, resource)
+
+    def _authorize(
+        self,
+        known: Known,
+        tenant_id: TenantId | None,
+        action: str,
+        resource: Mapping[str, str],
+    ) -> Because | Refusal:
         now_s = self._clock.now_s()
-        tenant = None if tenant_id is None else self._access.tenant(tenant_id)
         if tenant_id is not None:
-            member = engine.is_member(self._access, principal.id, tenant_id, action, now_s)
+            tenant = self._access.tenant(tenant_id)
+            member = engine.is_member(known.assigned, tenant_id, action, now_s)
             if tenant is None or not member:
                 return self._denied("not_a_member", _NOT_A_MEMBER)
             if tenant.status is not TenantStatus.ACTIVE:
                 return self._denied("suspended", _SUSPENDED)
-        decision = engine.authorize(self._access, principal.id, tenant_id, action, resource, now_s)
+        decision = engine.authorize(
+            self._access, known.assigned, tenant_id, action, resource, now_s
+        )
         if decision.because is None:
             refusal = Refusal(
                 errors.FORBIDDEN,

@@ -84,6 +84,9 @@ UPSTREAM_FAILED = _code("UPSTREAM_FAILED", ErrorKind.BAD_UPSTREAM, "The upstream
 UNAVAILABLE = _code("UNAVAILABLE", ErrorKind.UNAVAILABLE, "The state cannot be reached now")
 COMMIT_UNKNOWN = _code("COMMIT_UNKNOWN", ErrorKind.UNAVAILABLE, "The outcome is not known; repeat")
 BARRIER_PENDING = _code("BARRIER_PENDING", ErrorKind.UNAVAILABLE, "Made, but not in force yet")
+REPLICA_FENCED = _code(
+    "REPLICA_FENCED", ErrorKind.UNAVAILABLE, "This replica cannot follow the changes now"
+)
 VIEW_BEHIND = _code("VIEW_BEHIND", ErrorKind.UNAVAILABLE, "This replica is not there yet")
 NO_ENDPOINT = _code("NO_ENDPOINT", ErrorKind.UNAVAILABLE, "No endpoint can take it now")
 OVERLOADED = _code("OVERLOADED", ErrorKind.UNAVAILABLE, "Too much at once")

@@ -1,11 +1,14 @@
 """One bucket: its entries, its commits, its progress. What domains and flows hold.
 
-A command runs through `execute`: read, decide, commit. It reads from any copy of the stream,
+A command runs through `execute`: read, decide, commit, hold. It reads from any copy of the stream,
 which may be old. A conflict says so, and it decides again on what the leader has, a few times
 at most; a refusal meets no compare-and-set that could say so, and is final only when it was
-decided on what the leader has. Before the caller is answered the change is *settled*: views
-show it. `settle` is the one seam at which
-"holds here" becomes "holds on every replica".
+decided on what the leader has. Before the caller is answered the change is made to *hold*: on
+every replica that may serve, see `barrier`.
+
+Repeating a call finishes what a call before it began. So a take-away that finds nothing left to
+take away, whether it answers that with success or with a refusal, waits until the newest
+revision that it read holds everywhere: the call that wrote it may still be waiting, or gone.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from tidegate.kernel import errors
 from tidegate.kernel.errors import Refusal
 from tidegate.observability import metrics
 from tidegate.store import reading
+from tidegate.store.barrier import Barrier, Effect, Held
 from tidegate.store.changes import (
     Busy,
     Change,
@@ -41,7 +45,6 @@ T = TypeVar("T")
 _ATTEMPTS = 4
 _NO_LEADER_NOW = 503
 _RETRY_AFTER_S = 1
-_SETTLE_DEADLINE_S = 3.0
 
 UNAVAILABLE = Refusal(
     errors.UNAVAILABLE, "The state cannot be reached just now.", retry_after_s=_RETRY_AFTER_S
@@ -67,7 +70,10 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Decision(Generic[T]):
-    """What a command decided: the commit to make, and what to answer once it is made."""
+    """What a command decided: the commit to make, and what to answer once it is made.
+
+    Without changes and events there is nothing to do any more.
+    """
 
     changes: Sequence[Change]
     events: Sequence[Event]
@@ -76,30 +82,57 @@ class Decision(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[T]):
-    """A decision that is committed and settled."""
+    """A decision that is committed and holds.
+
+    `unconfirmed` replicas did not say in time that they have it; never so for a take-away.
+    """
 
     outcome: T
     revision: Revision
+    unconfirmed: int = 0
 
 
 Read = Callable[[str], Awaitable[Entry]]
 Decide = Callable[[Read], Awaitable[Decision[T] | Refusal]]
 
 
+class _Reading:
+    """Reads of one decision, and the newest revision that they met."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self.newest = 0
+
+    async def __call__(self, key: str) -> Entry:
+        entry = await self._read(key)
+        self.newest = max(self.newest, entry.revision)
+        return entry
+
+
 class Bucket:
-    """Reads, commits and commands of one bucket."""
+    """Reads, commits and commands of one bucket.
+
+    Without a barrier, as an operator's command has it, changes hold when the replicas' feeds
+    bring them.
+    """
 
     def __init__(
-        self, connection: Connection, name: str, progress: Progress, commit_deadline_s: float
+        self,
+        connection: Connection,
+        name: str,
+        progress: Progress,
+        commit_deadline_s: float,
+        barrier: Barrier | None = None,
     ) -> None:
         self.name = name
         self.progress = progress
         self._connection = connection
         self._committer = Committer(connection, name, commit_deadline_s)
+        self._barrier = barrier
 
-    async def read(self, key: str, min_revision: int = 0) -> Entry:
+    async def read(self, key: str) -> Entry:
         """What `key` holds, perhaps not the newest. Raises Disconnected or AnswerLost."""
-        return await reading.read(self._connection, self.name, key, min_revision)
+        return await reading.read(self._connection, self.name, key)
 
     async def read_leader(self, key: str) -> Entry:
         """What the stream's leader has of `key`. Raises Disconnected or AnswerLost."""
@@ -109,44 +142,50 @@ class Bucket:
         """See `Committer.commit`."""
         return await self._committer.commit(changes, events)
 
-    async def settle(self, sequence: int) -> Refusal | None:
-        """Returns once this replica's views show everything up to `sequence`.
+    async def hold(self, sequence: int, effect: Effect) -> Held | Refusal:
+        """Returns once the change at `sequence` holds as `effect` demands.
 
-        A refusal when they do not in time: the change is made, but does not hold yet.
+        A refusal when that cannot be brought about: the change is made, but may not hold yet.
         """
-        if await self.progress.wait_for(sequence, _SETTLE_DEADLINE_S):
-            return None
-        log.warning("committed, but the views of %s are behind", self.name)
+        if self._barrier is None:
+            return Held()
+        held = await self._barrier.hold(self.name, sequence, effect)
+        if isinstance(held, Held):
+            return held
+        log.warning("committed to %s, but the change does not hold yet", self.name)
         return Refusal(
             errors.BARRIER_PENDING,
-            "The change is made, but this replica does not show it yet. Repeating it is safe.",
+            "The change is made, but may not hold on every replica yet. Repeating it is safe.",
             details={"revision": str(Revision(self.name, sequence))},
             retry_after_s=_RETRY_AFTER_S,
         )
 
-    async def execute(self, decide: Decide[T], *, settle: bool = True) -> Done[T] | Refusal:
-        """Runs one command: reads and decides, commits, settles.
+    async def execute(self, decide: Decide[T], effect: Effect) -> Done[T] | Refusal:
+        """Runs one command: reads and decides, commits, holds.
 
-        `decide` may run several times and must have no effect of its own. A command that no
-        view shows (a refresh rotates an entry that nobody follows) goes without settling.
+        `decide` may run several times and must have no effect of its own.
         """
         read: Read = self.read
         attempts = 0
         while attempts < _ATTEMPTS:
             from_leader = read == self.read_leader
-            decision = await self._decide(decide, read)
+            seen = _Reading(read)
+            decision = await self._decide(decide, seen)
             read = self.read_leader
             if isinstance(decision, Refusal):
-                if from_leader or decision is UNAVAILABLE:
+                if decision is UNAVAILABLE:
                     return decision
+                if from_leader:
+                    return await self._refused(decision, seen.newest, effect)
+                continue
+            if not decision.changes and not decision.events:
+                if from_leader:
+                    return await self._held(decision, seen.newest, effect)
                 continue
             result = await self.commit(decision.changes, decision.events)
             match result:
                 case Committed(revision=sequence):
-                    pending = await self.settle(sequence) if settle else None
-                    if pending is not None:
-                        return pending
-                    return Done(decision.outcome, Revision(self.name, sequence))
+                    return await self._held(decision, sequence, effect)
                 case Conflict():
                     metrics.COMMIT_CONFLICTS.inc()
                     attempts += 1
@@ -157,6 +196,20 @@ class Bucket:
                 case _:
                     assert_never(result)
         return _CONTENDED
+
+    async def _held(
+        self, decision: Decision[T], sequence: int, effect: Effect
+    ) -> Done[T] | Refusal:
+        held = await self.hold(sequence, effect)
+        if isinstance(held, Refusal):
+            return held
+        return Done(decision.outcome, Revision(self.name, sequence), held.unconfirmed)
+
+    async def _refused(self, refusal: Refusal, newest: int, effect: Effect) -> Refusal:
+        if effect is not Effect.TAKE_AWAY:
+            return refusal
+        held = await self.hold(newest, effect)
+        return held if isinstance(held, Refusal) else refusal
 
     async def _decide(self, decide: Decide[T], read: Read) -> Decision[T] | Refusal:
         try:

@@ -7,6 +7,25 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class LeaseSettings(BaseModel):
+    """How long a replica may decide from what it last heard."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ttl_s: float = Field(
+        15.0,
+        ge=1,
+        description="How long a replica serves that cannot follow the changes, and so how long a "
+        "take-away may have to wait for it. Longer than the election of a NATS leader (4 to 9 s).",
+    )
+    serve_beyond_s: float = Field(
+        0.0,
+        ge=0,
+        description="How much longer a replica serves from memory when its lease has ended: "
+        "availability over strictness, for a take-away does not wait for that.",
+    )
+
+
 class Settings(BaseModel):
     """Where JetStream is and how patient to be with it."""
 
@@ -38,3 +57,4 @@ class Settings(BaseModel):
         None,
         description="Key ring for keyed hashes and MACs, in the same form.",
     )
+    lease: LeaseSettings = LeaseSettings()

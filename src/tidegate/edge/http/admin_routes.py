@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from tidegate.authz import model
@@ -15,12 +15,13 @@ from tidegate.authz.commands import Actor
 from tidegate.authz.model import Assignment, Tenant
 from tidegate.authz.view import AccessView
 from tidegate.edge.http.control import Caller, Refused, StrictRoute, accepted, origin
-from tidegate.flows.administration import Tenancy
+from tidegate.flows.administration import Tenancy, Users
 from tidegate.gateway.admission import Principal
 from tidegate.kernel import errors
 from tidegate.kernel.clock import rfc3339
 from tidegate.kernel.errors import Refusal
 from tidegate.kernel.ids import PrincipalId, TenantId
+from tidegate.principals.view import Principals
 
 _SLUG = r"^[a-z0-9][a-z0-9-]{0,62}$"
 _UUID7 = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
@@ -115,12 +116,16 @@ class AdminRoutes:
     """The routes and what serves them."""
 
     tenancy: Tenancy
+    users: Users
     access: AccessView
+    principals: Principals
     caller: Caller
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/admin/iam", tags=["admin"], route_class=StrictRoute)
         self._tenant_routes(router)
+        self._role_routes(router)
+        self._user_routes(router)
         self._assignment_routes(router)
         return router
 
@@ -132,7 +137,7 @@ class AdminRoutes:
             response: Response,
         ) -> TenantAnswer:
             """Creates a tenant."""
-            self.caller.must(principal, "iam.tenant.write")
+            await self.caller.must(principal, "iam.tenant.write")
             actor = Actor(principal.id, origin())
             made = await self.tenancy.create_tenant(TenantId(body.id), body.name, actor)
             return TenantAnswer.of(accepted(made, response))
@@ -144,11 +149,36 @@ class AdminRoutes:
             limit: Annotated[int, Query(ge=1, le=500)] = 100,
         ) -> TenantPage:
             """Tenants by id; `next_cursor` asks for the next page."""
-            self.caller.must(principal, "iam.tenant.read")
+            await self.caller.must(principal, "iam.tenant.read")
             after = [tenant for tenant in self.access.tenants() if tenant.id > cursor]
             items = [TenantAnswer.of(tenant) for tenant in after[:limit]]
             return TenantPage(items=items, next_cursor=items[-1].id if len(after) > limit else None)
 
+        @router.post("/tenants/{tenant_id}/suspend")
+        async def suspend_tenant(
+            tenant_id: Annotated[str, Path(pattern=_SLUG)],
+            principal: Annotated[Principal, Depends(self.caller)],
+            response: Response,
+        ) -> TenantAnswer:
+            """Refuses every request in the tenant, from when this is answered."""
+            await self.caller.must(principal, "iam.tenant.write")
+            actor = Actor(principal.id, origin())
+            done = await self.tenancy.suspend_tenant(TenantId(tenant_id), actor)
+            return TenantAnswer.of(accepted(done, response))
+
+        @router.post("/tenants/{tenant_id}/resume")
+        async def resume_tenant(
+            tenant_id: Annotated[str, Path(pattern=_SLUG)],
+            principal: Annotated[Principal, Depends(self.caller)],
+            response: Response,
+        ) -> TenantAnswer:
+            """Ends a suspension."""
+            await self.caller.must(principal, "iam.tenant.write")
+            actor = Actor(principal.id, origin())
+            done = await self.tenancy.resume_tenant(TenantId(tenant_id), actor)
+            return TenantAnswer.of(accepted(done, response))
+
+    def _role_routes(self, router: APIRouter) -> None:
         @router.get("/roles")
         async def list_roles(
             principal: Annotated[Principal, Depends(self.caller)],
@@ -156,7 +186,7 @@ class AdminRoutes:
             limit: Annotated[int, Query(ge=1, le=500)] = 100,
         ) -> RolePage:
             """Roles by id, with their rights."""
-            self.caller.must(principal, "iam.role.read")
+            await self.caller.must(principal, "iam.role.read")
             after = [role for role in self.access.roles() if role.id > cursor]
             items = [
                 RoleAnswer(
@@ -172,6 +202,40 @@ class AdminRoutes:
             ]
             return RolePage(items=items, next_cursor=items[-1].id if len(after) > limit else None)
 
+    def _user_routes(self, router: APIRouter) -> None:
+        @router.post("/users/{user_id}/disable", status_code=204)
+        async def disable_user(
+            user_id: Annotated[str, Path(pattern=_UUID7)],
+            principal: Annotated[Principal, Depends(self.caller)],
+            response: Response,
+        ) -> None:
+            """Takes every access away and ends all sessions, from when this is answered."""
+            await self.caller.must(principal, "iam.user.write")
+            actor = Actor(principal.id, origin())
+            accepted(await self.users.disable(PrincipalId(user_id), actor), response)
+
+        @router.post("/users/{user_id}/enable", status_code=204)
+        async def enable_user(
+            user_id: Annotated[str, Path(pattern=_UUID7)],
+            principal: Annotated[Principal, Depends(self.caller)],
+            response: Response,
+        ) -> None:
+            """Lets the user sign in again."""
+            await self.caller.must(principal, "iam.user.write")
+            actor = Actor(principal.id, origin())
+            accepted(await self.users.enable(PrincipalId(user_id), actor), response)
+
+        @router.delete("/users/{user_id}/sessions", status_code=204)
+        async def end_sessions(
+            user_id: Annotated[str, Path(pattern=_UUID7)],
+            principal: Annotated[Principal, Depends(self.caller)],
+            response: Response,
+        ) -> None:
+            """Ends all sessions of the user with their access tokens."""
+            await self.caller.must(principal, "iam.user.write")
+            actor = Actor(principal.id, origin())
+            accepted(await self.users.end_sessions(PrincipalId(user_id), actor), response)
+
     def _assignment_routes(self, router: APIRouter) -> None:
         @router.post("/assignments", status_code=201)
         async def assign(
@@ -180,7 +244,7 @@ class AdminRoutes:
             response: Response,
         ) -> AssignmentAnswer:
             """Gives a principal a role in a tenant, or in the platform's scope."""
-            self.caller.must(principal, "iam.assignment.write")
+            await self.caller.must(principal, "iam.assignment.write")
             if not model.is_role_id(body.role_id):
                 raise Refused(errors.invalid("/role_id", "There is no such role in this tenant."))
             assignment = Assignment(
@@ -199,8 +263,10 @@ class AdminRoutes:
             principal_id: Annotated[str, Query(pattern=_UUID7)],
         ) -> AssignmentPage:
             """The assignments of one principal."""
-            self.caller.must(principal, "iam.assignment.read")
-            found = self.access.assignments_of(PrincipalId(principal_id))
+            await self.caller.must(principal, "iam.assignment.read")
+            found = await self.principals.assignments_of(PrincipalId(principal_id))
+            if isinstance(found, Refusal):
+                raise Refused(found)
             items = [AssignmentAnswer.of(assignment) for assignment in found]
             return AssignmentPage(items=items, next_cursor=None)
 
@@ -211,7 +277,7 @@ class AdminRoutes:
             response: Response,
         ) -> None:
             """Takes a role away."""
-            self.caller.must(principal, "iam.assignment.write")
+            await self.caller.must(principal, "iam.assignment.write")
             if not model.is_assignment_id(assignment_id):
                 raise Refused(Refusal(errors.NOT_FOUND, "There is no such assignment."))
             done: Any = await self.tenancy.unassign(assignment_id, Actor(principal.id, origin()))

@@ -23,6 +23,8 @@ from tidegate.store.bucket import Done, Revision
 from tidegate.store.events import Origin
 
 REVISION_HEADER = "x-tidegate-revision"
+# How many replicas did not say in time that they have an addition.
+UNCONFIRMED_HEADER = "x-tidegate-unconfirmed"
 _MOST_PROBLEMS = 50
 _NOT_JSON = Refusal(errors.MEDIA_TYPE, "Send `Content-Type: application/json`.")
 
@@ -40,6 +42,8 @@ def accepted(result: Done[Any] | Refusal, response: Response) -> Any:
     if isinstance(result, Refusal):
         raise Refused(result)
     set_revision(response, result.revision)
+    if result.unconfirmed:
+        response.headers[UNCONFIRMED_HEADER] = str(result.unconfirmed)
     return result.outcome
 
 
@@ -67,16 +71,21 @@ class Caller:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
 
-    def __call__(self, request: Request) -> Principal:
-        principal = self._admission.authenticate(request.headers.getlist("authorization"))
+    async def __call__(self, request: Request) -> Principal:
+        authorization = request.headers.getlist("authorization")
+        principal = await self._admission.after_loading(
+            lambda: self._admission.authenticate(authorization)
+        )
         if isinstance(principal, Refusal):
             raise Refused(principal)
         request_context().principal_id = principal.id
         return principal
 
-    def must(self, principal: Principal, action: str) -> None:
+    async def must(self, principal: Principal, action: str) -> None:
         """Raises Refused unless the principal has the right in the platform's scope."""
-        because = self._admission.authorize(principal, None, action, {})
+        because = await self._admission.after_loading(
+            lambda: self._admission.authorize(principal, None, action, {})
+        )
         if isinstance(because, Refusal):
             raise Refused(because)
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from tidegate.authz.engine import COMMAND_SUBMIT, QUERY_READ
 from tidegate.edge.http import asgi, codec
 from tidegate.edge.http.asgi import Receive, Scope, Send
-from tidegate.gateway.admission import Admission, Admitted, Call
+from tidegate.gateway.admission import Admission, Admitted, Call, NeedsLoad
 from tidegate.gateway.forwarding import Forwarding
 from tidegate.kernel import errors
 from tidegate.kernel.clock import Clock
@@ -78,15 +78,16 @@ class DataPlaneRoutes:
         request.route, request.service = matched.route, matched.kind.value
         if scope["method"] != "POST":
             return _POST_ONLY
-        admitted = self._admission.admit(
-            Call(
-                authorization=asgi.header_values(scope, "authorization"),
-                tenant=asgi.header_values(scope, "x-tenant-id"),
-                action=matched.action,
-                resource={matched.attribute: matched.name},
-                service_kind=matched.kind,
-            )
+        call = Call(
+            authorization=asgi.header_values(scope, "authorization"),
+            tenant=asgi.header_values(scope, "x-tenant-id"),
+            action=matched.action,
+            resource={matched.attribute: matched.name},
+            service_kind=matched.kind,
         )
+        admitted = self._admission.admit(call)
+        if isinstance(admitted, NeedsLoad):
+            admitted = await self._admission.after_loading(lambda: self._admission.admit(call))
         if isinstance(admitted, Refusal):
             return admitted
         request.principal_id, request.tenant_id = admitted.principal.id, admitted.tenant_id

@@ -78,7 +78,7 @@ class RoutingRoutes:
             principal: Annotated[Principal, Depends(self.caller)],
         ) -> RoutingAnswer:
             """This replica's tables, and the entries that it refused."""
-            self.caller.must(principal, "routing.read")
+            await self.caller.must(principal, "routing.read")
             return self._show()
 
         @router.get("/resolve")
@@ -88,7 +88,7 @@ class RoutingRoutes:
             kind: ServiceKind,
         ) -> ResolveAnswer:
             """Where a tenant's requests go, and why."""
-            self.caller.must(principal, "routing.read")
+            await self.caller.must(principal, "routing.read")
             tenant_id = parse_tenant([tenant])
             if isinstance(tenant_id, Refusal):
                 raise Refused(tenant_id)
@@ -112,7 +112,7 @@ class RoutingRoutes:
             response: Response,
         ) -> AppliedAnswer:
             """Applies a whole change set, or nothing of it. `null` deletes."""
-            self.caller.must(principal, "routing.write")
+            await self.caller.must(principal, "routing.write")
             change_set = parse_change_set(document)
             if isinstance(change_set, Refusal):
                 raise Refused(change_set)
