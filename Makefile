@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test check lint wire lock clean
+.PHONY: help install demo dev test faults check lint wire lock clean
 .DELETE_ON_ERROR:
 
 $(STAMP): requirements.lock pyproject.toml
@@ -32,6 +32,9 @@ test: $(STAMP) ## the default tests
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 	  $(BIN)/python -m pytest --basetemp "$$scratch/t" --numprocesses auto --maxprocesses 4 \
 	  --dist loadscope $(PYTEST_ARGS)
+
+faults: $(STAMP) ## the long runs under real faults
+	@$(BIN)/python -m pytest -m faults --timeout 3600 $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

@@ -17,12 +17,23 @@ from tidegate.devstack.ready_file import ReadyFile, Running
 from tidegate.devstack.stack import Stack
 
 
-def run_dev(replicas: int, data: Path | None, port_base: int, ready_paths: Sequence[Path]) -> None:
+def run_dev(
+    replicas: int,
+    data: Path | None,
+    port_base: int,
+    ready_paths: Sequence[Path],
+    *,
+    cluster: bool,
+) -> None:
     """Start the stack, say where it is, and stop it when told to."""
     terminal = Terminal()
 
     async def work() -> None:
-        ports = Ports.from_base(port_base, replicas) if port_base else Ports.any_free(replicas)
+        ports = (
+            Ports.from_base(port_base, replicas, cluster=cluster)
+            if port_base
+            else Ports.any_free(replicas, cluster=cluster)
+        )
         with folder_of(data) as folder:
             await until_signalled(_serve(Stack(folder, ports), ready_paths, terminal))
 
@@ -75,7 +86,7 @@ def _table(stack: Stack, running: Running) -> list[tuple[str, str]]:
         *replicas,
         *((f"{node.kind} node", node.address) for node in running.nodes),
         ("mail sink", running.mail.http),
-        ("NATS", "nats://" + running.nats.url.rpartition("@")[2]),
+        ("NATS", ", ".join("nats://" + url.rpartition("@")[2] for url in running.nats.urls)),
         ("logs", str(stack.logs_dir)),
         ("tenants", ", ".join(running.tenants)),
         ("platform admin", f"{running.admin.email}  password: {running.admin.password}"),

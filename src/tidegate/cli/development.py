@@ -29,6 +29,12 @@ def dev(
         int,
         typer.Option(min=0, max=HIGHEST_BASE, help="First port; 0 picks free ones."),
     ] = DEFAULT_BASE,
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster", help="Three NATS servers, and a copy of everything on each of them."
+        ),
+    ] = False,
     ready_file: Annotated[
         Path | None,
         typer.Option(
@@ -41,7 +47,7 @@ def dev(
     from tidegate.cli.dev import run_dev  # noqa: PLC0415
 
     files = [DEFAULT_PATH, *([ready_file] if ready_file else [])]
-    run_dev(replicas, data, port_base, files)
+    run_dev(replicas, data, port_base, files, cluster=cluster)
 
 
 def demo() -> None:

@@ -3,25 +3,24 @@
 Owns a store directory (configuration, credentials, log, JetStream data) and the process that
 serves it. Invariants: at most one server per directory (nats-server itself has no such lock), and
 the address and the credentials stay the same over restarts, so clients just reconnect.
-
-The gateway and the platform's nodes live in two accounts that cannot see each other: permissions
-inside one account would not protect the gateway's state, as a publish may name any reply subject.
 """
 
 import asyncio
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from tidegate.devstack.child import Child
+from tidegate.devstack.nats_config import Membership, Passwords, credentials, server_config
+from tidegate.devstack.ports import HOST
 from tidegate.devstack.private_file import write_private
 
 _START_DEADLINE_S = 10.0
@@ -30,8 +29,7 @@ _POLL_S = 0.01
 # A server whose parent was just killed needs a moment to be gone.
 _LOCK_WAIT_S = 1.0
 _LOG_TAIL_LINES = 20
-# user -> account
-_ACCOUNTS = {"gateway": "GATEWAY", "nodes": "PLATFORM"}
+_ASK_TIMEOUT_S = 1.0
 
 
 class NatsServerError(Exception):
@@ -45,14 +43,24 @@ class StoreDirectoryInUseError(NatsServerError):
 class NatsServer:
     """One nats-server on 127.0.0.1 with JetStream that acknowledges after fsync.
 
-    `port` -1 takes a free one at the first start and keeps it from then on.
+    `port` -1 takes a free one at the first start and keeps it from then on. With a `membership`
+    it is a node of a cluster: it is started once it answers, which says nothing of the others.
     """
 
-    def __init__(self, store_dir: Path, *, binary: Path | None = None, port: int = -1) -> None:
+    def __init__(
+        self,
+        store_dir: Path,
+        *,
+        binary: Path | None = None,
+        port: int = -1,
+        membership: Membership | None = None,
+    ) -> None:
         self._store_dir = store_dir.absolute()
         self._binary = binary
         self._port = port
-        self._passwords: dict[str, str] = {}
+        self._membership = membership
+        self._monitor = ""
+        self._passwords: Passwords = {}
         self._lock_fd: int | None = None
         self._child: Child | None = None
 
@@ -67,6 +75,12 @@ class NatsServer:
         return self._url("nodes")
 
     @property
+    def port(self) -> int:
+        """The port of its clients."""
+        self._running()
+        return self._port
+
+    @property
     def pid(self) -> int:
         return self._running().pid
 
@@ -78,7 +92,7 @@ class NatsServer:
         if self._lock_fd is None:
             self._lock_fd = await _lock(self._store_dir)
         try:
-            self._passwords = _credentials(self._store_dir / "credentials.json")
+            self._passwords = credentials(self._credentials_path)
             ports_dir = self._write_config()
             self._child = await Child.spawn(
                 _binary(self._binary),
@@ -117,6 +131,25 @@ class NatsServer:
         """Wait for the server process to end and return its exit status."""
         return await self._running().wait()
 
+    async def ask(self, question: str) -> dict[str, Any] | None:
+        """What its monitoring answers to a path like `jsz?streams=1`; None when it does not."""
+        timeout = aiohttp.ClientTimeout(total=_ASK_TIMEOUT_S)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as http,
+                http.get(f"{self._monitor}/{question}") as answer,
+            ):
+                found: dict[str, Any] = await answer.json(content_type=None)
+                return found
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            return None
+
+    @property
+    def _credentials_path(self) -> Path:
+        if self._membership is not None:
+            return self._membership.credentials
+        return self._store_dir / "credentials.json"
+
     @property
     def _config_path(self) -> Path:
         return self._store_dir / "nats-server.conf"
@@ -132,7 +165,7 @@ class NatsServer:
 
     def _url(self, user: str) -> str:
         self._running()
-        return f"nats://{user}:{self._passwords[user]}@127.0.0.1:{self._port}"
+        return f"nats://{user}:{self._passwords[user]}@{HOST}:{self._port}"
 
     async def _end_child(self) -> None:
         if self._child is not None:
@@ -144,25 +177,10 @@ class NatsServer:
         ports_dir = self._store_dir / "ports"
         shutil.rmtree(ports_dir, ignore_errors=True)
         ports_dir.mkdir()
-        accounts = {
-            account: {
-                "jetstream": "enabled",
-                "users": [{"user": user, "password": self._passwords[user]}],
-            }
-            for user, account in _ACCOUNTS.items()
-        }
-        config = {
-            "listen": f"127.0.0.1:{self._port}",
-            "http": "127.0.0.1:-1",
-            "ports_file_dir": str(ports_dir),
-            "jetstream": {
-                "store_dir": str(self._store_dir),
-                "sync_interval": "always",
-            },
-            "accounts": accounts,
-        }
-        # nats-server reads JSON as a subset of its own format, which saves quoting rules.
-        write_private(self._config_path, json.dumps(config, indent=2))
+        config = server_config(
+            self._store_dir, ports_dir, self._port, self._passwords, self._membership
+        )
+        write_private(self._config_path, config)
         return ports_dir
 
     async def _wait_ready(self, child: Child, ports_dir: Path) -> int:
@@ -178,6 +196,7 @@ class NatsServer:
                         )
                     ports = _read_ports(ports_path)
                     if ports and await _healthy(http, ports["monitoring"][0]):
+                        self._monitor = ports["monitoring"][0]
                         return urlsplit(ports["nats"][0]).port or self._port
                     await asyncio.sleep(_POLL_S)
         except TimeoutError as error:
@@ -221,14 +240,6 @@ async def _lock(store_dir: Path) -> int:
     except BaseException:
         os.close(fd)
         raise
-
-
-def _credentials(path: Path) -> dict[str, str]:
-    """Read each user's password, made at the first start."""
-    if not path.exists():
-        write_private(path, json.dumps({user: secrets.token_urlsafe(24) for user in _ACCOUNTS}))
-    stored = json.loads(path.read_text())
-    return {user: str(stored[user]) for user in _ACCOUNTS}
 
 
 def _read_ports(path: Path) -> dict[str, list[str]] | None:

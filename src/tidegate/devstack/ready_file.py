@@ -31,8 +31,14 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Nats:
-    url: str = field(repr=False)
+    """The servers. `url` is the first one's, for who needs only one."""
+
+    urls: tuple[str, ...] = field(repr=False)
     pids: tuple[int, ...]
+
+    @property
+    def url(self) -> str:
+        return self.urls[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,9 @@ class Running:
     tenants: tuple[str, ...]
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
+        fields = asdict(self)
+        fields["nats"] = {"url": self.nats.url, **fields["nats"]}
+        return json.dumps(fields, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -73,7 +81,7 @@ class Running:
         stored = json.loads(text)
         return cls(
             replicas=tuple(Replica(**replica) for replica in stored["replicas"]),
-            nats=Nats(stored["nats"]["url"], tuple(stored["nats"]["pids"])),
+            nats=Nats(tuple(stored["nats"]["urls"]), tuple(stored["nats"]["pids"])),
             mail=Mail(**stored["mail"]),
             nodes=tuple(Node(**node) for node in stored["nodes"]),
             admin=Admin(**stored["admin"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tidegate.devstack.managed_program import Recipe
@@ -44,15 +45,17 @@ def node_addresses(ports: Ports) -> dict[str, str]:
     }
 
 
-def node(kind: str, address: str, nats_url: str, logs: Path) -> Recipe:
+def node(kind: str, address: str, nats_urls: Sequence[str], logs: Path) -> Recipe:
     name = node_name(kind)
     listen = address.rpartition("/")[2]
     # The aggregate node listens once it is ready, the projection before it has caught up.
     probe = f"{address}/health" if kind == "projection" else f"tcp://{listen}"
     module = f"tidegate.devstack.nodes.{kind}"
+    # Who makes the event stream makes it with a copy on each server.
+    copies = ("--replicas", str(len(nats_urls))) if kind == "aggregate" else ()
     return Recipe(
         name,
-        (sys.executable, "-m", module, "--nats", nats_url, "--listen", listen),
+        (sys.executable, "-m", module, "--nats", *nats_urls, "--listen", listen, *copies),
         _log(logs, name),
         (probe,),
         _NODE_GRACE_S,

@@ -21,6 +21,7 @@ from tidegate import config
 from tidegate.devstack import recipes
 from tidegate.devstack.api import Api
 from tidegate.devstack.managed_program import ManagedProgram
+from tidegate.devstack.nats_cluster import ClusterPorts, NatsCluster
 from tidegate.devstack.nats_server import NatsServer
 from tidegate.devstack.ports import HOST, Ports
 from tidegate.devstack.provisioning import TENANTS, provision
@@ -34,7 +35,7 @@ from tidegate.store import schema
 from tidegate.store.connection import connect
 
 ADMIN_EMAIL = "admin@example.org"
-_NATS = "NATS"
+_SINGLE_FOLDER, _CLUSTER_FOLDER = "nats", "nats-cluster"
 
 
 class StackError(Exception):
@@ -47,8 +48,9 @@ class Stack:
     def __init__(self, data_dir: Path, ports: Ports) -> None:
         self._data_dir = data_dir
         self._ports = ports
-        self._nats = NatsServer(data_dir / "nats", port=ports.nats)
-        self._nats_url = ""
+        self._nats = _nats(data_dir, ports)
+        self._servers = _servers(self._nats)
+        self._nats_urls: tuple[str, ...] = ()
         self._admin = Admin(ADMIN_EMAIL, "")
         self._parts: dict[str, Part] = {}
         self._pids: dict[str, int] = {}
@@ -69,7 +71,7 @@ class Stack:
                 )
                 for place in range(len(self._ports.http))
             ),
-            nats=Nats(self._nats_url, (self._pids[_NATS],)),
+            nats=Nats(self._nats_urls, tuple(self._pids[name] for name in self._nats_parts)),
             mail=Mail(f"http://{HOST}:{self._ports.mail_http}"),
             nodes=tuple(
                 Node(kind, address, self._pids[recipes.node_name(kind)])
@@ -87,7 +89,7 @@ class Stack:
             unwinding.push_async_callback(self._nats.stop)
             tell("starting NATS")
             await self._nats.start()
-            self._nats_url = self._nats.url
+            self._nats_urls = tuple(server.url for server in self._servers)
             self._prepare_files()
             tell("migrating")
             await self._migrate()
@@ -100,7 +102,10 @@ class Stack:
                 for program in programs:
                     starting.create_task(program.start())
                 starting.create_task(self._bootstrap())
-            self._parts = {_NATS: self._nats, **{program.name: program for program in programs}}
+            self._parts = {
+                **self._nats_parts,
+                **{program.name: program for program in programs},
+            }
             self._pids = {name: part.pid for name, part in self._parts.items()}
             tell("creating tenants")
             await self._provision()
@@ -119,13 +124,19 @@ class Stack:
             for name, part in self._parts.items():
                 supervising.create_task(keep_running(name, part, tell, restarted))
 
+    @property
+    def _nats_parts(self) -> dict[str, NatsServer]:
+        if len(self._servers) == 1:
+            return {"NATS": self._servers[0]}
+        return {f"NATS {place}": server for place, server in enumerate(self._servers, start=1)}
+
     def _prepare_files(self) -> None:
-        nats_password = self._nats_url.rpartition("@")[0].rpartition(":")[2]
+        nats_password = self._nats_urls[0].rpartition("@")[0].rpartition(":")[2]
         secrets = SecretsDir.prepare(self._data_dir / "secrets", nats_password)
         self._admin = Admin(ADMIN_EMAIL, secrets.admin_password.read_text())
         self._config_path(0).parent.mkdir(mode=0o700, exist_ok=True)
         for place in range(len(self._ports.http)):
-            text = replica_config(self._ports, place, self._nats_url, secrets)
+            text = replica_config(self._ports, place, self._nats_urls, secrets)
             self._config_path(place).write_text(text)
 
     async def _migrate(self) -> None:
@@ -152,8 +163,9 @@ class Stack:
             await provision(apis, running.admin, running.nodes)
 
     def _behind_the_gateway(self) -> list[ManagedProgram]:
+        nats_urls = [server.nodes_url for server in self._servers]
         nodes = [
-            recipes.node(kind, address, self._nats.nodes_url, self.logs_dir)
+            recipes.node(kind, address, nats_urls, self.logs_dir)
             for kind, address in recipes.node_addresses(self._ports).items()
         ]
         sink = recipes.mail_sink(self._ports, self.logs_dir)
@@ -169,6 +181,28 @@ class Stack:
 
     def _config_path(self, place: int) -> Path:
         return self._data_dir / "config" / f"gateway-{place + 1}.toml"
+
+
+def _nats(data_dir: Path, ports: Ports) -> NatsServer | NatsCluster:
+    """One server, or a cluster when there are ports for one. Raises StackError."""
+    cluster = len(ports.nats) > 1
+    mine, other = _SINGLE_FOLDER, _CLUSTER_FOLDER
+    if cluster:
+        mine, other = other, mine
+    # A cluster finds nothing in what a single server wrote, and the other way round: it would
+    # look as if everything were lost.
+    if (data_dir / other).exists():
+        raise StackError(
+            f"{data_dir} holds the data of a stack that was started "
+            f"{'without' if cluster else 'with'} --cluster"
+        )
+    if cluster:
+        return NatsCluster(data_dir / mine, ports=ClusterPorts(ports.nats, ports.nats_routes))
+    return NatsServer(data_dir / mine, port=ports.nats[0])
+
+
+def _servers(nats: NatsServer | NatsCluster) -> tuple[NatsServer, ...]:
+    return tuple(nats.servers) if isinstance(nats, NatsCluster) else (nats,)
 
 
 async def _stop_all(programs: Iterable[ManagedProgram]) -> None:

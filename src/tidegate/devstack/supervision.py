@@ -19,7 +19,7 @@ _LONGEST_PAUSE_S = 5.0
 
 
 class Part(Protocol):
-    """Something with a process: a program, or the NATS server."""
+    """Something with a process: a program, or a NATS server."""
 
     @property
     def pid(self) -> int: ...

@@ -25,14 +25,14 @@ async def impatient_nats() -> AsyncIterator[str]:
 
 async def test_being_turned_away_ends_whoever_uses_the_connection(impatient_nats: str) -> None:
     with pytest.raises(NatsLostError, match="user authentication expired") as lost:
-        async with connected(impatient_nats, "test"):
+        async with connected([impatient_nats], "test"):
             await asyncio.Event().wait()
     assert "secret" not in str(lost.value)
 
 
 async def test_another_cancellation_stays_one(impatient_nats: str) -> None:
     async def use() -> None:
-        async with connected(impatient_nats, "test"):
+        async with connected([impatient_nats], "test"):
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):

@@ -9,9 +9,9 @@ from tidegate.devstack.replica_config import replica_config, to_toml
 from tidegate.devstack.secrets_dir import SecretsDir
 
 PORTS = Ports(
-    http=(8080, 8081), mail_http=8090, mail_smtp=8091, aggregate=8092, projection=8093, nats=8094
+    http=(8080, 8081), mail_http=8090, mail_smtp=8091, aggregate=8092, projection=8093, nats=(8094,)
 )
-NATS_URL = "nats://gateway:marked-secret@127.0.0.1:8094"
+NATS_URLS = ["nats://gateway:marked-secret@127.0.0.1:8094"]
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def load(tmp_path: Path, text: str) -> config.Settings:
 
 
 def test_the_program_accepts_it(tmp_path: Path, secrets: SecretsDir) -> None:
-    settings = load(tmp_path, replica_config(PORTS, 1, NATS_URL, secrets))
+    settings = load(tmp_path, replica_config(PORTS, 1, NATS_URLS, secrets))
     assert settings.http.port == 8081
     assert settings.nats.servers == ("nats://127.0.0.1:8094",)
     assert settings.nats.user == "gateway"
@@ -36,15 +36,24 @@ def test_the_program_accepts_it(tmp_path: Path, secrets: SecretsDir) -> None:
 
 def test_replicas_differ_in_their_port_alone(tmp_path: Path, secrets: SecretsDir) -> None:
     first, second = (
-        load(tmp_path, replica_config(PORTS, place, NATS_URL, secrets)).model_dump()
+        load(tmp_path, replica_config(PORTS, place, NATS_URLS, secrets)).model_dump()
         for place in (0, 1)
     )
     assert (first["http"].pop("port"), second["http"].pop("port")) == (8080, 8081)
     assert first == second
 
 
+def test_on_a_cluster_it_names_every_server_and_asks_for_a_copy_on_each(
+    tmp_path: Path, secrets: SecretsDir
+) -> None:
+    urls = [f"nats://gateway:marked-secret@127.0.0.1:{port}" for port in (8094, 8095, 8096)]
+    settings = load(tmp_path, replica_config(PORTS, 0, urls, secrets)).nats
+    assert settings.servers == tuple(f"nats://127.0.0.1:{port}" for port in (8094, 8095, 8096))
+    assert settings.replicas == 3
+
+
 def test_it_holds_no_secret(secrets: SecretsDir) -> None:
-    assert "marked-secret" not in replica_config(PORTS, 0, NATS_URL, secrets)
+    assert "marked-secret" not in replica_config(PORTS, 0, NATS_URLS, secrets)
 
 
 @pytest.mark.parametrize("value", ['a"b\\c\n\t', "Ü 🙂", "", [1, 2.5, "x"], True, 7])

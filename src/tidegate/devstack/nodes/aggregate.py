@@ -8,7 +8,7 @@ import argparse
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -151,7 +151,7 @@ async def _listening(submission: Submission, health: object, at: Address) -> Asy
         await server.stop(_STOP_GRACE_S)
 
 
-async def serve(nats_url: str, listen: Address) -> None:
+async def serve(nats_urls: Sequence[str], listen: Address, replicas: int) -> None:
     health = health_aio.HealthServicer()
 
     async def set_health(up: bool) -> None:
@@ -164,10 +164,10 @@ async def serve(nats_url: str, listen: Address) -> None:
             log.disconnected()
         await set_health(up)
 
-    async with connected(nats_url, "demo-aggregate", on_change) as client:
+    async with connected(nats_urls, "demo-aggregate", on_change) as client:
         log = EventLog(client)
         try:
-            await log.open()
+            await log.open(replicas)
         except LogUnavailableError as error:
             raise FatalError(f"the event log cannot be opened: {error}") from error
         await set_health(True)
@@ -181,10 +181,13 @@ async def serve(nats_url: str, listen: Address) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="aggregate", description="The demo aggregate node.")
-    parser.add_argument("--nats", required=True, metavar="URL")
+    parser.add_argument("--nats", required=True, nargs="+", metavar="URL")
     parser.add_argument("--listen", required=True, type=address, metavar="HOST:PORT")
+    parser.add_argument(
+        "--replicas", type=int, default=1, metavar="N", help="copies of the event stream"
+    )
     arguments = parser.parse_args()
-    run(serve(arguments.nats, arguments.listen))
+    run(serve(arguments.nats, arguments.listen, arguments.replicas))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ node away) fails the node itself, for whoever runs it to see.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -31,14 +31,17 @@ class NatsLostError(FatalError):
 
 @asynccontextmanager
 async def connected(
-    url: str, name: str, on_change: OnChange | None = None
+    urls: Sequence[str], name: str, on_change: OnChange | None = None
 ) -> AsyncIterator[Client]:
-    """Connect as `name`; `on_change` hears whether the connection is there when that changes."""
-    watch = _Watch(url, on_change)
+    """Connect as `name` to any of the servers of one cluster.
+
+    `on_change` hears whether the connection is there when that changes.
+    """
+    watch = _Watch(urls, on_change)
     try:
         async with asyncio.timeout(_START_DEADLINE_S):
             client = await nats.connect(
-                url,
+                list(urls),
                 name=name,
                 connect_timeout=2,
                 reconnect_time_wait=0.1,
@@ -71,8 +74,9 @@ async def connected(
 class _Watch:
     """Logs what happens to the connection, a line per event and not per attempt."""
 
-    def __init__(self, url: str, on_change: OnChange | None) -> None:
-        self.address = urlsplit(url).netloc.rpartition("@")[2]  # without the password
+    def __init__(self, urls: Sequence[str], on_change: OnChange | None) -> None:
+        # Without the passwords.
+        self.address = ", ".join(urlsplit(url).netloc.rpartition("@")[2] for url in urls)
         self.last_error = ""
         self.ended = False
         self._on_change = on_change

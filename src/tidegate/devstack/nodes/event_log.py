@@ -54,8 +54,11 @@ class EventLog:
         self._appends = itertools.count()
         self._awaited: dict[str, asyncio.Future[Msg]] = {}
 
-    async def open(self) -> None:
-        """Make the stream where it is missing; to be called before the first append."""
+    async def open(self, replicas: int) -> None:
+        """Make the stream, with so many copies, where it is missing.
+
+        To be called before the first append.
+        """
         with self._translated():
             await self._client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
             try:
@@ -66,6 +69,7 @@ class EventLog:
                         name=STREAM,
                         subjects=[ALL_SUBJECTS],
                         storage=StorageType.FILE,
+                        num_replicas=replicas,
                         discard=DiscardPolicy.NEW,
                         allow_direct=True,
                         deny_delete=True,

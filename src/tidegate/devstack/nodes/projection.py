@@ -7,7 +7,7 @@ stream sequence it stands at, and `min_position` in a query waits for one.
 import argparse
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -159,7 +159,7 @@ async def _listening(api: ProjectionApi, at: Address) -> AsyncIterator[None]:
         await runner.cleanup()
 
 
-async def serve(nats_url: str, listen: Address) -> None:
+async def serve(nats_urls: Sequence[str], listen: Address) -> None:
     view = EventView()
 
     def apply(sequence: int, message: Msg) -> None:
@@ -172,7 +172,7 @@ async def serve(nats_url: str, listen: Address) -> None:
             return
         view.apply(key, stored.event)
 
-    async with connected(nats_url, "demo-projection") as client:
+    async with connected(nats_urls, "demo-projection") as client:
         follower = Follower(client, STREAM, apply, view.clear)
         async with _listening(ProjectionApi(follower, Queries(view)), listen):
             await follower.run()
@@ -180,7 +180,7 @@ async def serve(nats_url: str, listen: Address) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="projection", description="The demo projection node.")
-    parser.add_argument("--nats", required=True, metavar="URL")
+    parser.add_argument("--nats", required=True, nargs="+", metavar="URL")
     parser.add_argument("--listen", required=True, type=address, metavar="HOST:PORT")
     arguments = parser.parse_args()
     run(serve(arguments.nats, arguments.listen))
