@@ -54,8 +54,8 @@ async def set_tenant_status(
         return Refusal(errors.NOT_FOUND, "There is no such tenant.")
     if tenant.status is status:
         return Decision([], [], tenant)
-    what = "suspended" if status is TenantStatus.SUSPENDED else "resumed"
-    record = Record(f"tenant.{what}", tenant_id, actor.id, tenant_id, actor.origin)
+    action = "tenant.suspended" if status is TenantStatus.SUSPENDED else "tenant.resumed"
+    record = Record(action, tenant_id, actor.id, tenant_id, actor.origin)
     return Decision(
         [Put(entry.key, {**entry.value, "status": status.value}, entry.revision)],
         [record.event(now_s)],

@@ -151,7 +151,7 @@ class Barrier:
                 await self._connection.request(
                     member.confirms_on, question, timeout_s=min(left_s, _CONFIRM_WITHIN_S)
                 )
-            except StoreError:
+            except (StoreError, ValueError):  # lost, or its subject is none
                 await asyncio.sleep(min(left_s, _ASK_AGAIN_S))
             else:
                 return True
@@ -196,5 +196,5 @@ class Confirmations:
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
             return
         if await progress.wait_for(sequence, _CONFIRM_WITHIN_S):
-            with contextlib.suppress(StoreError):
+            with contextlib.suppress(StoreError, ValueError):  # who asked may have left no address
                 await self._connection.publish(question.reply, b"applied")

@@ -91,7 +91,10 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Nothing was written: `key` is at revision `actual`, not at the expected one."""
+    """Nothing was written: `key` is at revision `actual`, not at the expected one.
+
+    `key` is empty where the server's answer is all that is known: it names the revision only.
+    """
 
     key: str
     actual: int

@@ -135,7 +135,9 @@ class Committer:
     ) -> CommitResult:
         """Whether the commit that conflicts now was written when its answer was lost."""
         ours = Marker.parse(messages[0].headers[COMMIT_HEADER])
-        subjects = [message.subject for message in messages]
+        # With the guarded ones: where only a guard conflicts, nothing else may be there, and an
+        # empty answer does not say how new it is.
+        subjects = [subject for message in messages for subject in message.looks_at]
         has_event = any(subject.startswith("tg.") for subject in subjects)
         # The revision in conflict is our own or a later one, so a copy that has it has all of
         # ours. Zero tells nothing: our entry may have expired.
@@ -212,7 +214,7 @@ class Committer:
         conflict: Conflict,
         deadline: float,
     ) -> CommitResult:
-        """Says which key conflicts; creates over tombstones.
+        """Says which key conflicts, where that can be found out; creates over tombstones.
 
         The server names only the sequence it found. A tombstone means "absent", so a change
         that expects absence and met one is sent again with the tombstone's revision, once.
@@ -222,17 +224,14 @@ class Committer:
             try:
                 entry = await reading.read_leader(self._connection, self._bucket, change.key)
             except StoreError:
-                return Conflict(key=change.key, actual=conflict.actual)
+                return conflict
             if entry.revision == change.expected:
                 revised.append(change)
             elif change.expected == 0 and entry.value is None and not isinstance(change, Delete):
                 revised.append(replace(change, expected=entry.revision))
             else:
                 return Conflict(key=change.key, actual=entry.revision)
-        result = await self._outcome(self._encode(revised, events), deadline)
-        if isinstance(result, Conflict):
-            return Conflict(key=changes[0].key, actual=result.actual)
-        return result
+        return await self._outcome(self._encode(revised, events), deadline)
 
 
 def _sequence_in(description: str) -> int:

@@ -190,10 +190,12 @@ class Connection:
         if size > self._client.max_payload:
             raise ValueError(f"a message of {size} bytes is more than the server takes")
 
-    async def api(self, subject: str, body: object = None) -> dict[str, Any]:
+    async def api(
+        self, subject: str, body: object = None, timeout_s: float | None = None
+    ) -> dict[str, Any]:
         """One call of the JetStream API. Raises ApiError when it answers with an error."""
         payload = b"" if body is None else orjson.dumps(body)
-        answer = await self.request(f"$JS.API.{subject}", payload)
+        answer = await self.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s)
         return checked(answer.data)
 
     @asynccontextmanager
@@ -219,8 +221,9 @@ class Connection:
                 log.debug("unsubscribe: %s", exc)
 
     async def close(self) -> None:
-        # A client that was given no address it can read has nothing to close, and asserts so.
-        with suppress(AssertionError):
+        # A client that was given no address it can read has nothing to close, and asserts so;
+        # one that is cut off fails to send the rest of what it had to say.
+        with suppress(AssertionError, OSError):
             await self._client.close()
 
 

@@ -56,7 +56,9 @@ class Consumer:
         clock: Clock,
         on_delivered: Callable[[Delivered], None],
         on_idle: Callable[[int], None],
+        create_within_s: float | None = None,
     ) -> None:
+        self._create_within_s = create_within_s
         self._connection = connection
         self._stream = stream
         self._clock = clock
@@ -95,7 +97,9 @@ class Consumer:
                 await self._connection.api(
                     f"CONSUMER.CREATE.{self._stream}.{name}",
                     {"stream_name": self._stream, "config": config},
+                    self._create_within_s,
                 )
+                self._heard_s = self._clock.boottime_s()
                 try:
                     yield
                 finally:
@@ -133,7 +137,12 @@ class Consumer:
     async def _receive(self, message: Msg) -> None:
         if self._reason is not None or self._finished:
             return
-        self._heard_s = self._clock.boottime_s()
+        now_s = self._clock.boottime_s()
+        if now_s - self._heard_s >= SILENCE_S:
+            # After a sleep, what waited in a buffer says how things were before it.
+            self.doubt("silence")
+            return
+        self._heard_s = now_s
         headers = message.headers or {}
         try:
             if headers.get("Status") == "100":

@@ -65,6 +65,12 @@ class Message:
     payload: bytes
     headers: dict[str, str]
 
+    @property
+    def looks_at(self) -> tuple[str, ...]:
+        """The subjects whose last revision decides whether it is written."""
+        guarded = self.headers.get(_EXPECTED_SUBJECT)
+        return (self.subject,) if guarded is None else (self.subject, guarded)
+
 
 def encode(
     bucket: str, changes: Sequence[Change], events: Sequence[Event], commit_id: str

@@ -43,7 +43,11 @@ from tidegate.store.views import OnDemandView, Progress, View
 log = logging.getLogger(__name__)
 
 _FIRST_BACKOFF_S = 0.05
-_LONGEST_BACKOFF_S = 1.0
+_LONGEST_BACKOFF_S = 0.2
+# What is asked while there is no leader is never answered: to be current soon after an election
+# is to ask often. A server that is merely slow gets the time it needs later.
+_IMPATIENT_S = 0.5
+_IMPATIENT_FOR_S = 20.0
 _WARN_AGAIN_S = 30.0
 # Away for longer than this, a delete may have come and its tombstone gone unseen.
 _RESYNC_AFTER_S = TOMBSTONE_TTL_S * 0.9
@@ -83,6 +87,7 @@ class Follower:
         self._warned_s = 0.0
         self._stream_created = ""
         self._complete_s = float("-inf")
+        self._followed_s = clock.boottime_s()
         self._went_back_s: float | None = None
         self._consumer: Consumer | None = None
 
@@ -140,12 +145,13 @@ class Follower:
 
     async def _follow(self, ready: Ready) -> None:
         """One consumer's life. Ends only by raising."""
-        stream = await self._connection.api(f"STREAM.INFO.{self._stream}")
+        patience_s = self._patience_s()
+        stream = await self._connection.api(f"STREAM.INFO.{self._stream}", timeout_s=patience_s)
         if self._may_continue(stream):
             self._assembler = Assembler(self._assembler.applied)
         else:
             self._loaded = False
-            self._assembler = await self._snapshot(stream["state"]["last_seq"])
+            self._assembler = await self._snapshot(stream["state"]["last_seq"], patience_s)
             self._stream_created = stream["created"]
         assembler = self._assembler
 
@@ -158,7 +164,9 @@ class Follower:
             self._heard(complete=True)
             self._show(assembler.advance(last_sequence), ready)
 
-        consumer = Consumer(self._connection, self._stream, self._clock, on_delivered, on_idle)
+        consumer = Consumer(
+            self._connection, self._stream, self._clock, on_delivered, on_idle, patience_s
+        )
         policy = {
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": assembler.position + 1,
@@ -172,6 +180,13 @@ class Follower:
                 await consumer.until_finished()
             finally:
                 self._consumer = None
+                self._followed_s = self._clock.boottime_s()
+
+    def _patience_s(self) -> float:
+        """How long to wait for an answer that sets the feed up."""
+        away_s = self._clock.boottime_s() - self._followed_s
+        longest_s = self._connection.request_timeout_s
+        return min(_IMPATIENT_S, longest_s) if away_s < _IMPATIENT_FOR_S else longest_s
 
     def _may_continue(self, stream: dict[str, Any]) -> bool:
         """Whether the feed can go on from where it was. Raises FeedBroken when it is too early."""
@@ -193,13 +208,17 @@ class Follower:
         if complete:
             self._complete_s = self._clock.boottime_s()
 
-    async def _snapshot(self, last_sequence: int) -> Assembler:
+    async def _snapshot(self, last_sequence: int, patience_s: float) -> Assembler:
         """The newest message of each resident key, held until the live feed has passed it."""
         members: list[Member] = []
         if not self._resident_subjects:
             return Assembler.from_snapshot(members, last_sequence)
 
+        heard_s = self._clock.boottime_s()
+
         def on_delivered(delivered: Delivered) -> None:
+            nonlocal heard_s
+            heard_s = self._clock.boottime_s()
             members.append(self._member(delivered))
             if delivered.pending == 0:
                 on_idle(delivered.sequence)
@@ -207,8 +226,13 @@ class Follower:
         def on_idle(sequence: int) -> None:
             if sequence >= last_sequence:
                 consumer.finish()
+            elif self._clock.boottime_s() - heard_s > SILENCE_S:
+                # It never will be: the stream is another one by now.
+                consumer.doubt("behind")
 
-        consumer = Consumer(self._connection, self._stream, self._clock, on_delivered, on_idle)
+        consumer = Consumer(
+            self._connection, self._stream, self._clock, on_delivered, on_idle, patience_s
+        )
         policy = {"deliver_policy": "last_per_subject"}
         async with consumer.open(policy, self._resident_subjects, _SNAPSHOT_HEARTBEAT_S):
             await consumer.until_finished()

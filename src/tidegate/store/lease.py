@@ -102,7 +102,10 @@ class Lease:
 
     async def release(self) -> None:
         """Gives the lease back, so that nobody waits for this replica. After `run` has ended."""
-        self._until_s = _NEVER_S
+        # Given back, not lost: nothing to tell of.
+        self._until_s, self._told_held = _NEVER_S, False
+        # A renewal may have been cut short: the entry may be newer than this process knows.
+        await self._adopt()
         await self._leave()
 
     async def _live(self, ready: Ready) -> None:
@@ -168,9 +171,13 @@ class Lease:
     async def _counts(self) -> bool:
         """Whether the views have this renewal, and what the other buckets had when it was made."""
         others = [bucket for bucket in self._progress if bucket != _BUCKET]
-        return await self._applied(_BUCKET, self._revision) and all(
-            [await self._is_current(bucket) for bucket in others]
-        )
+        if not await self._applied(_BUCKET, self._revision):
+            return False
+        # The sequence alone could be one that the views reached in a stream that is no more.
+        mine = self._replicas.get(self.id)
+        if mine is None or mine.revision != self._revision:
+            return False
+        return all([await self._is_current(bucket) for bucket in others])
 
     async def _applied(self, bucket: str, revision: int) -> bool:
         return await self._progress[bucket].wait_for(revision, self._interval_s)

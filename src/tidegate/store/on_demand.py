@@ -123,10 +123,8 @@ class OnDemand(Generic[T]):
                 return await self._load(owner, part)
             await at_work.finished.wait()
             if isinstance(at_work.outcome, StoreError):
-                raise at_work.outcome
-            if at_work.outcome is not None:
-                return at_work.outcome
-            # Whoever was loading it was cancelled.
+                raise NotLoaded(str(at_work.outcome)) from at_work.outcome
+            # It is kept, unless the feed was faster or whoever was loading it was cancelled.
 
     def apply(self, changes: Sequence[Entry]) -> None:
         for entry in changes:

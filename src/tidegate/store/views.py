@@ -16,9 +16,6 @@ from typing import Protocol
 from tidegate.kernel.clock import Clock
 from tidegate.store.changes import Entry
 
-# Clients choose what to wait for; more than this many at once are not kept waiting.
-_MOST_WAITING = 10_000
-
 
 class View(Protocol):
     """A resident read model: all entries of some kinds. Both calls are synchronous, never fail."""
@@ -81,8 +78,6 @@ class Progress:
         """Waits until `revision` is applied; False when it is not within `deadline_s` seconds."""
         if revision <= self.revision:
             return True
-        if len(self._waiting) >= _MOST_WAITING:
-            return False
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = (revision, next(self._order), future)
         bisect.insort(self._waiting, waiting)

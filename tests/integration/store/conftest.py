@@ -1,70 +1,19 @@
-"""A server with state, connections to it, and followers that remember what they show."""
+"""A server with state, connections to it, and followers."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
 
 import pytest
+from harness.following import Follow, following
 
 from tidegate.devstack.nats_server import NatsServer
-from tidegate.kernel.clock import SystemClock
-from tidegate.kernel.lifecycle import start
-from tidegate.store.changes import Entry, Event
+from tidegate.store.changes import Event
 from tidegate.store.commit import Committer
 from tidegate.store.connection import Connection, connect
-from tidegate.store.follower import Follower
 from tidegate.store.schema import load_migrations, migrate, migrations_folder
 from tidegate.store.settings import Settings
-from tidegate.store.views import Progress
-
-State = dict[str, Any]
-
-
-class Memory:
-    """A view that keeps what it is given, and hands each state that it shows to `look`."""
-
-    def __init__(self, kinds: Sequence[str], look: Callable[[State], None]) -> None:
-        self.kinds = frozenset(kinds)
-        self.state: State = {}
-        self.loads = 0
-        self._look = look
-
-    def load(self, entries: Iterable[Entry]) -> None:
-        self.loads += 1
-        self.state = {entry.key: entry.value for entry in entries}
-        self._look(self.state)
-
-    def apply(self, changes: Sequence[Entry]) -> None:
-        for entry in changes:
-            if entry.value is None:
-                self.state.pop(entry.key, None)
-            else:
-                self.state[entry.key] = entry.value
-        self._look(self.state)
-
-
-class Replica:
-    """A follower at work, and its one view."""
-
-    def __init__(self, connection: Connection, view: Memory, bucket: str) -> None:
-        self.follower = Follower(connection, bucket, [view], SystemClock())
-        self.task: asyncio.Task[None] | None = None
-        self._view = view
-
-    @property
-    def progress(self) -> Progress:
-        return self.follower.progress
-
-    @property
-    def state(self) -> State:
-        return self._view.state
-
-    @property
-    def loads(self) -> int:
-        return self._view.loads
 
 
 @pytest.fixture
@@ -105,27 +54,10 @@ def iam(store: Connection) -> Committer:
 
 
 @pytest.fixture
-async def follow() -> AsyncIterator[Callable[..., Awaitable[Replica]]]:
+async def follow() -> AsyncIterator[Follow]:
     """Starts followers; they end with the test, and when one failed, so does the test."""
-    async with asyncio.TaskGroup() as group:
-        replicas: list[Replica] = []
-
-        async def begin(
-            connection: Connection,
-            *kinds: str,
-            bucket: str = "iam",
-            look: Callable[[State], None] = lambda _: None,
-        ) -> Replica:
-            replica = Replica(connection, Memory(kinds or ("k",), look), bucket)
-            replicas.append(replica)
-            async with asyncio.timeout(10):
-                replica.task = await start(group, "follower", replica.follower.run)
-            return replica
-
+    async with following() as begin:
         yield begin
-        for replica in replicas:
-            if replica.task is not None:
-                replica.task.cancel()
 
 
 @pytest.fixture

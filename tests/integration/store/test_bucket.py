@@ -1,4 +1,4 @@
-"""Commands: read, decide, commit, settle."""
+"""Commands: read, decide, commit, hold."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from tidegate.devstack.nats_server import NatsServer
 from tidegate.kernel import errors
 from tidegate.kernel.clock import SystemClock
 from tidegate.kernel.errors import Refusal
+from tidegate.store.barrier import Barrier, Effect
 from tidegate.store.bucket import UNAVAILABLE, Bucket, Decision, Done, Read
 from tidegate.store.changes import Committed, Delete, Entry, Event, Put
-from tidegate.store.commit import Committer
 from tidegate.store.connection import ApiError, Connection
+from tidegate.store.lease import Lease
+from tidegate.store.replicas import ReplicaView
+from tidegate.store.settings import LeaseSettings
 from tidegate.store.views import Progress
 
 Connect = Callable[[], Awaitable[Connection]]
@@ -28,8 +31,17 @@ Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 @pytest.fixture
 def bucket(store: Connection) -> Bucket:
-    """Without a follower: what is to be settled never is."""
+    """Without a barrier: nothing is waited for."""
     return Bucket(store, "iam", Progress(SystemClock()), commit_deadline_s=5)
+
+
+def alone(store: Connection, progress: Progress) -> Bucket:
+    """The bucket of the only replica there is, whose changes hold when its own views have them."""
+    clock = SystemClock()
+    replicas, feeds = ReplicaView(clock), {"iam": progress}
+    lease = Lease(store, replicas, feeds, LeaseSettings(), clock)
+    barrier = Barrier(store, lease, replicas, feeds, clock)
+    return Bucket(store, "iam", progress, commit_deadline_s=5, barrier=barrier)
 
 
 async def add_one(read: Read) -> Decision[int]:
@@ -41,7 +53,7 @@ async def add_one(read: Read) -> Decision[int]:
 async def test_a_command_is_decided_committed_and_answered_with_its_revision(
     bucket: Bucket,
 ) -> None:
-    done = await bucket.execute(add_one, settle=False)
+    done = await bucket.execute(add_one, Effect.ADDITION)
     assert isinstance(done, Done)
     assert done.outcome == 1
     held = await bucket.read("k.counter")
@@ -49,19 +61,20 @@ async def test_a_command_is_decided_committed_and_answered_with_its_revision(
     assert str(done.revision) == f"iam:{held.revision}"
 
 
+@pytest.mark.parametrize("effect", [Effect.ADDITION, Effect.TAKE_AWAY])
 @pytest.mark.parametrize("with_event", [False, True])
 async def test_when_it_returns_the_views_show_it(
-    store: Connection, follow: Follow, event: MakeEvent, with_event: bool
+    store: Connection, follow: Follow, event: MakeEvent, with_event: bool, effect: Effect
 ) -> None:
     replica = await follow(store)
-    bucket = Bucket(store, "iam", replica.progress, commit_deadline_s=5)
+    bucket = alone(store, replica.progress)
     for n in range(1, 20):
 
         async def decide(read: Read) -> Decision[int]:
             decision = await add_one(read)
             return Decision(decision.changes, [event()] if with_event else [], decision.outcome)
 
-        done = await bucket.execute(decide)
+        done = await bucket.execute(decide, effect)
         assert isinstance(done, Done)
         assert replica.state == {"k.counter": {"n": n}}
         assert replica.progress.revision >= done.revision.sequence
@@ -80,14 +93,14 @@ async def test_a_conflict_is_decided_again_on_what_is_there_now(bucket: Bucket) 
         n = 0 if counter.value is None else counter.value["n"]
         return Decision([Put("k.counter", {"n": n + 1}, counter.revision)], [], n)
 
-    done = await bucket.execute(overtaken, settle=False)
+    done = await bucket.execute(overtaken, Effect.ADDITION)
     assert isinstance(done, Done)
     assert seen == [None, {"n": 10}, {"n": 20}]
     assert (await bucket.read("k.counter")).value == {"n": 21}
 
 
 async def test_a_conflict_with_a_deletion_is_decided_again(bucket: Bucket) -> None:
-    await bucket.execute(add_one, settle=False)
+    await bucket.execute(add_one, Effect.ADDITION)
     seen: list[Any] = []
 
     async def overtaken(read: Read) -> Decision[None]:
@@ -97,7 +110,7 @@ async def test_a_conflict_with_a_deletion_is_decided_again(bucket: Bucket) -> No
             await bucket.commit([Delete("k.counter", counter.revision)], [])
         return Decision([Put("k.counter", {"n": 7}, counter.revision)], [], None)
 
-    assert isinstance(await bucket.execute(overtaken, settle=False), Done)
+    assert isinstance(await bucket.execute(overtaken, Effect.ADDITION), Done)
     assert seen == [{"n": 1}, None]
 
 
@@ -111,7 +124,7 @@ async def test_commands_that_all_count_lose_no_count(
     async def client(n: int) -> int:
         done = 0
         while done < 5:
-            result = await buckets[n % 2].execute(add_one, settle=False)
+            result = await buckets[n % 2].execute(add_one, Effect.ADDITION)
             if isinstance(result, Done):
                 done += 1
             else:
@@ -120,7 +133,7 @@ async def test_commands_that_all_count_lose_no_count(
 
     async with asyncio.timeout(30):
         done = await asyncio.gather(*(client(n) for n in range(8)))
-    held = await buckets[0].read("k.counter", min_revision=1)
+    held = await buckets[0].read("k.counter")
     assert held.value == {"n": sum(done)}
 
 
@@ -136,29 +149,34 @@ async def test_a_command_that_is_always_overtaken_is_refused_after_a_few_tries(
         await bucket.commit([Put("k.counter", {"n": tries}, counter.revision)], [])
         return Decision([Put("k.counter", {"n": -1}, counter.revision)], [], None)
 
-    result = await bucket.execute(unlucky)
+    result = await bucket.execute(unlucky, Effect.ADDITION)
     assert isinstance(result, Refusal)
     assert result.code is errors.CONFLICT
     assert tries == 4
-    assert (await bucket.read("k.counter", min_revision=1)).value == {"n": 4}
+    assert (await bucket.read("k.counter")).value == {"n": 4}
 
 
-async def test_a_refusal_passes_through_and_nothing_is_written(bucket: Bucket) -> None:
+@pytest.mark.parametrize("effect", Effect)
+async def test_a_refusal_passes_through_and_nothing_is_written(
+    effect: Effect, store: Connection, follow: Follow
+) -> None:
+    replica = await follow(store)
     refusal = Refusal(errors.NOT_FOUND, "No such user.")
 
     async def refuse(_: Read) -> Refusal:
         return refusal
 
-    assert await bucket.execute(refuse) is refusal
+    assert await alone(store, replica.progress).execute(refuse, effect) is refusal
+    assert replica.state == {}
 
 
 async def test_a_refusal_that_rests_on_an_old_copy_is_not_final(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def old(key: str, min_revision: int = 0) -> Entry:
+    async def old(key: str) -> Entry:
         return Entry(key, None, 0)
 
-    await bucket.execute(add_one, settle=False)
+    await bucket.execute(add_one, Effect.ADDITION)
     monkeypatch.setattr(bucket, "read", old)
 
     async def must_exist(read: Read) -> Decision[int] | Refusal:
@@ -167,7 +185,7 @@ async def test_a_refusal_that_rests_on_an_old_copy_is_not_final(
             return Refusal(errors.NOT_FOUND, "No such counter.")
         return Decision([Put(counter.key, {"n": 7}, counter.revision)], [], counter.value["n"])
 
-    done = await bucket.execute(must_exist, settle=False)
+    done = await bucket.execute(must_exist, Effect.ADDITION)
     assert isinstance(done, Done)
     assert done.outcome == 1
 
@@ -177,29 +195,23 @@ async def test_what_goes_wrong_in_a_decision_goes_through(bucket: Bucket) -> Non
         raise LookupError
 
     with pytest.raises(LookupError):
-        await bucket.execute(fail)
+        await bucket.execute(fail, Effect.ADDITION)
 
 
 async def test_an_answer_of_a_stream_without_a_leader_is_unavailable(bucket: Bucket) -> None:
     async def decide(_: Read) -> Refusal:
         raise ApiError(503, 10008, "JetStream system temporarily unavailable")
 
-    assert await bucket.execute(decide) is UNAVAILABLE
+    assert await bucket.execute(decide, Effect.ADDITION) is UNAVAILABLE
 
 
-async def test_a_read_may_ask_for_no_less_than_a_revision(
-    store: Connection, iam: Committer, bucket: Bucket
+@pytest.mark.parametrize("effect", [Effect.ADDITION, Effect.TAKE_AWAY])
+async def test_a_change_that_the_own_views_do_not_show_in_time_is_told_as_pending(
+    effect: Effect, store: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = await iam.commit([Put("k.1", {"n": 1}, 0)], [])
-    assert isinstance(made, Committed)
-    assert (await bucket.read("k.1", min_revision=made.revision)).revision == made.revision
-
-
-async def test_a_change_that_no_view_shows_in_time_is_told_as_pending(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tidegate.store.bucket._SETTLE_DEADLINE_S", 0.05)
-    pending = await bucket.execute(add_one)
+    monkeypatch.setattr("tidegate.store.barrier._OWN_VIEW_S", 0.05)
+    bucket = alone(store, Progress(SystemClock()))
+    pending = await bucket.execute(add_one, effect)
     assert isinstance(pending, Refusal)
     assert pending.code is errors.BARRIER_PENDING
     held = await bucket.read("k.counter")
@@ -222,7 +234,7 @@ async def test_without_nats_a_command_is_refused_at_once(
         return Decision([Put("k.1", {}, 0)], [], None)
 
     for decide in (add_one, writes_only):
-        command = asyncio.create_task(bucket.execute(decide))
+        command = asyncio.create_task(bucket.execute(decide, Effect.TAKE_AWAY))
         for _ in range(20):
             await asyncio.sleep(0)
         assert command.done()
@@ -239,7 +251,7 @@ async def test_a_lost_answer_is_told_as_unknown(
 
     os.kill(nats_server.pid, signal.SIGSTOP)
     try:
-        result = await bucket.execute(decide)
+        result = await bucket.execute(decide, Effect.TAKE_AWAY)
     finally:
         os.kill(nats_server.pid, signal.SIGCONT)
     assert isinstance(result, Refusal)

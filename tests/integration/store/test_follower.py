@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
+from harness.memory import SetClock
 
 from tidegate.kernel.clock import SystemClock
 from tidegate.store import reading
@@ -24,6 +25,7 @@ from tidegate.store.changes import (
 from tidegate.store.commit import Committer
 from tidegate.store.connection import Connection, Disconnected
 from tidegate.store.follower import Follower
+from tidegate.store.views import Progress
 
 Connect = Callable[[], Awaitable[Connection]]
 Follow = Callable[..., Awaitable[Any]]
@@ -41,6 +43,11 @@ class Seen:
 
     def apply(self, changes: Sequence[Entry]) -> None:
         self.keys += [entry.key for entry in changes]
+
+
+def new_follower(connection: Connection, *views: Seen) -> Follower:
+    clock = SystemClock()
+    return Follower(connection, "iam", views, Progress(clock), clock)
 
 
 def revision(result: CommitResult) -> int:
@@ -119,7 +126,7 @@ async def test_an_entry_of_another_tool_that_cannot_be_read_is_there_but_says_no
 async def test_views_may_share_a_kind(store: Connection, iam: Committer) -> None:
     revision(await iam.commit([Put("a.1", {}, 0), Put("b.1", {}, 0)], []))
     views = [Seen("a", "b"), Seen("b")]
-    follower = Follower(store, "iam", views, SystemClock())
+    follower = new_follower(store, *views)
     ready = asyncio.Event()
     running = asyncio.create_task(follower.run(ready.set))
     async with asyncio.timeout(5):
@@ -222,6 +229,90 @@ async def test_whoever_is_behind_never_shows_what_never_was(
     assert replica.loads == 1
 
 
+# --- a last sequence that went back ---
+
+
+class Deposed:
+    """While `behind`, the connection is told of the stream by a leader that was deposed."""
+
+    def __init__(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.behind = False
+        self.asked = 0
+        self._connection = connection
+        self._api = connection.api
+        monkeypatch.setattr(connection, "api", self._answer)
+
+    async def _answer(
+        self, subject: str, body: object = None, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        answer = await self._api(subject, body, timeout_s)
+        if self.behind and subject == "STREAM.INFO.KV_iam":
+            self.asked += 1
+            answer["state"]["last_seq"] = 1
+        return answer
+
+    async def asked_again(self) -> bool:
+        return self.asked > 2
+
+    async def depose(self, eventually: Eventually) -> None:
+        """The feed breaks and is to be set up again, which is tried again and again."""
+        self.behind, self.asked = True, 0
+        self._connection.reconnected()
+        await eventually(self.asked_again)
+
+
+async def test_a_deposed_leader_is_not_believed(
+    connect_again: Connect,
+    iam: Committer,
+    follow: Follow,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twice, and the time between does not count."""
+    clock, connection = SetClock(), await connect_again()
+    first = revision(await iam.commit([Put("k.1", {}, 0), Put("k.2", {}, 0)], []))
+    replica = await follow(connection, clock=clock)
+    deposed = Deposed(connection, monkeypatch)
+    for n in range(2):
+        await deposed.depose(eventually)
+        assert (replica.progress.revision, replica.loads) == (first + n, 1)
+        clock.now += 14.9
+        deposed.behind = False
+        made = revision(await iam.commit([Put(f"k.{3 + n}", {}, 0)], []))
+        assert await replica.progress.wait_for(made, 20)
+    assert replica.state == {f"k.{n}": {} for n in (1, 2, 3, 4)}
+    assert replica.loads == 1
+
+
+async def test_a_last_sequence_that_stays_back_is_believed(
+    connect_again: Connect,
+    iam: Committer,
+    follow: Follow,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of a stream restored from a backup, which keeps the time of its creation."""
+    clock, connection = SetClock(), await connect_again()
+    revision(await iam.commit([Put("k.1", {}, 0), Put("k.2", {}, 0)], []))
+    replica = await follow(connection, clock=clock)
+    deposed = Deposed(connection, monkeypatch)
+    await deposed.depose(eventually)
+    clock.now += 14.9
+    deposed.asked = 0
+    await eventually(deposed.asked_again)
+    assert replica.loads == 1
+    clock.now += 0.2
+
+    async def loaded_anew() -> bool:
+        return replica.loads == 2
+
+    await eventually(loaded_anew)
+    deposed.behind = False
+    made = revision(await iam.commit([Put("k.3", {}, 0)], []))
+    assert await replica.progress.wait_for(made, 20)
+    assert replica.state == {f"k.{n}": {} for n in (1, 2, 3)}
+
+
 # --- ending ---
 
 
@@ -252,7 +343,7 @@ async def test_a_view_that_fails_ends_the_follower_with_its_error(
         def apply(self, changes: Sequence[Entry]) -> None:
             raise KeyError("missing")
 
-    follower = Follower(store, "iam", [Broken("k")], SystemClock())
+    follower = new_follower(store, Broken("k"))
     ready = asyncio.Event()
     running = asyncio.create_task(follower.run(ready.set))
     async with asyncio.timeout(5):
@@ -269,7 +360,7 @@ async def test_a_connection_closed_for_good_ends_the_follower(
 ) -> None:
     """The client library gives up on some errors of the server; only a restart helps."""
     connection = await connect_again()
-    follower = Follower(connection, "iam", [Seen("k")], SystemClock())
+    follower = new_follower(connection, Seen("k"))
     ready = asyncio.Event()
     running = asyncio.create_task(follower.run(ready.set))
     async with asyncio.timeout(5):

@@ -270,7 +270,8 @@ async def test_whoever_lost_the_lock_records_nothing(
 
     async def overtaken(context: Context) -> None:
         lock = await reading.read_leader(store, "iam", "schema.lock")
-        taken = await context.iam.commit([Put("schema.lock", {"v": 1}, lock.revision, 1)], [])
+        expired = {"v": 1, "holder": "nobody", "exp": 0}
+        taken = await context.iam.commit([Put("schema.lock", expired, lock.revision)], [])
         assert isinstance(taken, Committed)
         other = await connect_again()
         third = Migration(3, "third", quick)

@@ -49,6 +49,10 @@ class Draining:
         self.active = False
 
 
+# Clients choose what to wait for; more than this many at once are not kept waiting.
+_MOST_WAITING = 10_000
+
+
 class Front:
     """Contexts, log lines and metrics around the two planes."""
 
@@ -67,6 +71,7 @@ class Front:
         self._draining = draining
         self._settings = settings
         self._clock = clock
+        self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -144,15 +149,24 @@ class Front:
                 return Refusal(
                     errors.MALFORMED, "x-tidegate-min-revision is `iam:<n>` or `routing:<n>`."
                 )
-            if len(sequence) > 19 or not await progress.wait_for(
-                int(sequence), self._settings.min_revision_wait_s
-            ):
+            if len(sequence) > 19 or not await self._reach(progress, int(sequence)):
                 return Refusal(
                     errors.VIEW_BEHIND,
                     f"This replica has not seen {bucket}:{sequence[:19]} yet.",
                     retry_after_s=1,
                 )
         return None
+
+    async def _reach(self, progress: Progress, revision: int) -> bool:
+        if revision <= progress.revision:
+            return True
+        if self._waiting >= _MOST_WAITING:
+            return False
+        self._waiting += 1
+        try:
+            return await progress.wait_for(revision, self._settings.min_revision_wait_s)
+        finally:
+            self._waiting -= 1
 
     def _account(
         self, scope: Scope, request: RequestContext, answer: _Answer, seconds: float
