@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test faults check lint wire lock clean
+.PHONY: help install demo dev test faults bench check lint wire lock clean
 .DELETE_ON_ERROR:
 
 $(STAMP): requirements.lock pyproject.toml
@@ -35,6 +35,9 @@ test: $(STAMP) ## the default tests
 
 faults: $(STAMP) ## the long runs under real faults
 	@$(BIN)/python -m pytest -m faults --timeout 3600 $(PYTEST_ARGS)
+
+bench: $(STAMP) ## measure against the targets
+	@PYTHONPATH=tests $(BIN)/python -m bench $(BENCH_ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

@@ -23,7 +23,9 @@ from tidegate.devstack.nats_config import Membership, Passwords, credentials, se
 from tidegate.devstack.ports import HOST
 from tidegate.devstack.private_file import write_private
 
-_START_DEADLINE_S = 10.0
+# A node that was killed looks through what its streams' indexes do not have yet: with thousands
+# of audit records on a busy machine that was seen to take more than ten seconds.
+_START_DEADLINE_S = 60.0
 _STOP_GRACE_S = 5.0
 _POLL_S = 0.01
 # A server whose parent was just killed needs a moment to be gone.

@@ -35,7 +35,7 @@ from tidegate.store.changes import (
     Unknown,
 )
 from tidegate.store.commit import Committer
-from tidegate.store.connection import AnswerLost, ApiError, Connection, Disconnected, StoreError
+from tidegate.store.connection import AnswerLost, Connection, Disconnected, StoreError
 from tidegate.store.views import Progress
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _ATTEMPTS = 4
-_NO_LEADER_NOW = 503
 _RETRY_AFTER_S = 1
 
 UNAVAILABLE = Refusal(
@@ -216,10 +215,6 @@ class Bucket:
             return await decide(read)
         except (Disconnected, AnswerLost):
             return UNAVAILABLE
-        except ApiError as exc:
-            if exc.code == _NO_LEADER_NOW:
-                return UNAVAILABLE
-            raise
         except StoreError:
             log.exception("an entry of %s that a command needs cannot be read", self.name)
             return UNAVAILABLE

@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 
 from tidegate.kernel.clock import Clock
 from tidegate.store.connection import Connection, StoreError
+from tidegate.store.reading import Stored
 
 HEARTBEAT_S = 1.0
 SILENCE_S = 2.5
@@ -33,12 +34,9 @@ class FeedBroken(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A stored message as the consumer delivers it; `pending` more are to come after it."""
+    """A message that a consumer delivers; `pending` more are to come after it."""
 
-    subject: str
-    payload: bytes
-    headers: Mapping[str, str]
-    sequence: int
+    stored: Stored
     pending: int
 
 
@@ -165,7 +163,8 @@ class Consumer:
         if count != self._count + 1:
             raise FeedBroken("gap")
         self._count = count
-        self._on_delivered(Delivered(message.subject, message.data, headers, sequence, pending))
+        stored = Stored(message.subject, message.data, headers, sequence)
+        self._on_delivered(Delivered(stored, pending))
 
     async def _control(self, reply: str, headers: Mapping[str, str]) -> None:
         stalled = headers.get("Nats-Consumer-Stalled")

@@ -32,12 +32,12 @@ from typing import Any
 from tidegate.kernel.clock import Clock
 from tidegate.kernel.lifecycle import Ready
 from tidegate.observability import metrics
-from tidegate.store import reading
-from tidegate.store.assembly import NOT_SHOWN, Assembler, Member
+from tidegate.store import snapshot
+from tidegate.store.assembly import NOT_SHOWN, Assembler
 from tidegate.store.changes import Entry
 from tidegate.store.connection import Connection, Disconnected, StoreError
 from tidegate.store.consumer import SILENCE_S, Consumer, Delivered, FeedBroken
-from tidegate.store.encoding import COMMIT_HEADER, TOMBSTONE_TTL_S, Marker
+from tidegate.store.encoding import TOMBSTONE_TTL_S
 from tidegate.store.views import OnDemandView, Progress, View
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,6 @@ _WARN_AGAIN_S = 30.0
 _RESYNC_AFTER_S = TOMBSTONE_TTL_S * 0.9
 # Longer than a leader that lost its quorum goes on believing in itself.
 _DEPOSED_S = 15.0
-_SNAPSHOT_HEARTBEAT_S = 0.1
 
 
 class Follower:
@@ -157,7 +156,7 @@ class Follower:
 
         def on_delivered(delivered: Delivered) -> None:
             self._heard(complete=delivered.pending == 0)
-            member = self._member(delivered)
+            member = snapshot.member(self._bucket, delivered.stored)
             self._show(assembler.deliver(member, delivered.pending), ready)
 
         def on_idle(last_sequence: int) -> None:
@@ -209,50 +208,16 @@ class Follower:
             self._complete_s = self._clock.boottime_s()
 
     async def _snapshot(self, last_sequence: int, patience_s: float) -> Assembler:
-        """The newest message of each resident key, held until the live feed has passed it."""
-        members: list[Member] = []
-        if not self._resident_subjects:
-            return Assembler.from_snapshot(members, last_sequence)
-
-        heard_s = self._clock.boottime_s()
-
-        def on_delivered(delivered: Delivered) -> None:
-            nonlocal heard_s
-            heard_s = self._clock.boottime_s()
-            members.append(self._member(delivered))
-            if delivered.pending == 0:
-                on_idle(delivered.sequence)
-
-        def on_idle(sequence: int) -> None:
-            if sequence >= last_sequence:
-                consumer.finish()
-            elif self._clock.boottime_s() - heard_s > SILENCE_S:
-                # It never will be: the stream is another one by now.
-                consumer.doubt("behind")
-
-        consumer = Consumer(
-            self._connection, self._stream, self._clock, on_delivered, on_idle, patience_s
+        """The resident entries, held until the live feed has passed them."""
+        members = await snapshot.take(
+            self._connection,
+            self._bucket,
+            self._resident_subjects,
+            last_sequence,
+            self._clock,
+            patience_s,
         )
-        policy = {"deliver_policy": "last_per_subject"}
-        async with consumer.open(policy, self._resident_subjects, _SNAPSHOT_HEARTBEAT_S):
-            await consumer.until_finished()
         return Assembler.from_snapshot(members, last_sequence)
-
-    def _member(self, delivered: Delivered) -> Member:
-        marker = Marker.parse(delivered.headers.get(COMMIT_HEADER))
-        end = delivered.sequence if marker is None else marker.end(delivered.sequence)
-        if not delivered.subject.startswith(self._prefix):
-            return Member(delivered.sequence, end, None)
-        key = delivered.subject[len(self._prefix) :]
-        try:
-            entry = reading.decode(key, delivered.payload, delivered.sequence, delivered.headers)
-        except StoreError:
-            # Some other tool wrote it. It is there but says nothing; what that comes to is for
-            # each view to say: a right is not given, a placement stays as it was.
-            metrics.VIEW_REJECTED.labels(view=self._bucket).inc()
-            log.exception("an entry of %s cannot be read", self._bucket)
-            entry = Entry(key, {}, delivered.sequence)
-        return Member(delivered.sequence, end, entry)
 
     def _show(self, released: Sequence[Entry], ready: Ready) -> None:
         applied = self._assembler.applied

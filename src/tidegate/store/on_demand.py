@@ -98,6 +98,7 @@ class OnDemand(Generic[T]):
         self._kept: OrderedDict[str, dict[str, T]] = OrderedDict()
         self._loads: dict[str, dict[str, _Load[T]]] = {}
         self._loading = 0
+        self._newest = 0
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     def get(self, owner: str, part: str) -> T | None:
@@ -135,6 +136,7 @@ class OnDemand(Generic[T]):
         self._tell()
 
     def clear(self) -> None:
+        self._newest = 0
         self._kept.clear()
         for loads in self._loads.values():
             for load in loads.values():
@@ -164,8 +166,9 @@ class OnDemand(Generic[T]):
             if not self._loads[owner]:
                 del self._loads[owner]
             load.finished.set()
-            result = "failed" if isinstance(load.outcome, StoreError) else "loaded"
-            self._count(result)
+            # Without an outcome it was cancelled.
+            failed = load.outcome is None or isinstance(load.outcome, StoreError)
+            self._count("failed" if failed else "loaded")
 
     async def _read(self, owner: str, part: str, load: _Load[T]) -> T:
         pause_s = _FIRST_PAUSE_S
@@ -178,6 +181,7 @@ class OnDemand(Generic[T]):
                 found = await reading.snapshot(self._connection, self._source.bucket, subjects)
             if self._may_be_kept(found, applied, load):
                 made = self._source.build(owner, part, self._entries(found, subjects[0]))
+                self._newest = found.up_to
                 self._keep(owner, part, made)
                 return made
             self._count("again")
@@ -186,7 +190,8 @@ class OnDemand(Generic[T]):
 
     def _may_be_kept(self, found: Snapshot, applied: int, load: _Load[T]) -> bool:
         """The load rule."""
-        if load.touched or found.up_to < applied:
+        # Nor older than what was shown before: it may have been newer than what is applied.
+        if load.touched or found.up_to < max(applied, self._newest):
             return False
         ends = (each.marker.end(each.sequence) for each in found.messages if each.marker)
         return all(end <= found.up_to for end in ends)

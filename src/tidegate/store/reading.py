@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import orjson
 
 from tidegate.store.changes import Entry
-from tidegate.store.connection import ApiError, Connection, StoreError
+from tidegate.store.connection import ApiError, Connection, Disconnected, StoreError
 from tidegate.store.encoding import COMMIT_HEADER, Marker
 
 _NO_MESSAGE = 10037
+_NO_LEADER_NOW = 503
 _END_OF_BATCH = "204"
 _NO_RESULTS = "404"
 
@@ -93,6 +94,8 @@ async def read_leader(connection: Connection, bucket: str, key: str) -> Entry:
     except ApiError as exc:
         if exc.err_code == _NO_MESSAGE:
             return Entry(key, None, 0)
+        if exc.code == _NO_LEADER_NOW:
+            raise Disconnected(str(exc)) from exc
         raise
     message = answer["message"]
     payload = base64.b64decode(message.get("data", ""))

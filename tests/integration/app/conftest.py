@@ -15,7 +15,9 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from aiosmtpd.smtp import SMTP, Envelope
+from harness.clock import PutForwardClock
+from nats.aio.msg import Msg
 
 from tidegate import app as replica_app
 from tidegate.app import App
@@ -35,6 +39,7 @@ from tidegate.observability.logs import JsonFormatter
 from tidegate.store import schema
 from tidegate.store.bucket import Done
 from tidegate.store.connection import connect
+from tidegate.store.consumer import Consumer
 from tidegate.store.keyring import new_ring_text
 from tidegate.wire.aggregate.gateway.v1 import command_pb2_grpc
 from tidegate.wire.aggregate.gateway.v1.command_pb2 import (
@@ -45,8 +50,15 @@ from tidegate.wire.aggregate.gateway.v1.command_pb2 import (
 
 HOST = "127.0.0.1"
 DEADLINE_S = 20.0
+# So long that no outage outlasts it by itself, on however slow a machine.
+LEASE_S = 60
 PASSWORD = "a long enough passphrase"
 ADMIN = "admin@example.org"
+
+
+# The replica whose code is running, and by how much the feed of which one is late.
+AT_WORK: ContextVar[int] = ContextVar("AT_WORK", default=0)
+LATE_S: dict[int, float] = {}
 
 
 @dataclass(frozen=True)
@@ -211,6 +223,7 @@ class World:
     runs: list[asyncio.Task[None]] = field(default_factory=list)
     admin: User = field(init=False)
     newest: dict[str, int] = field(default_factory=dict)
+    clock: PutForwardClock = field(default_factory=PutForwardClock)
     shared: dict[tuple[tuple[str, str], ...], User] = field(default_factory=dict)
 
     def url(self, path: str, replica: int = 0) -> str:
@@ -329,9 +342,12 @@ class World:
         )
 
     async def start_replica(self, place: int) -> None:
-        app = App(self.settings[place])
+        app = App(self.settings[place], self.clock)
         ready = asyncio.Event()
-        run = asyncio.create_task(app.run(ready.set))
+        # Whatever it does is done in this context, and so known as its doing.
+        context = copy_context()
+        context.run(AT_WORK.set, place)
+        run = asyncio.create_task(app.run(ready.set), context=context)
         self.apps.append(app)
         self.runs.append(run)
         waiting = asyncio.create_task(ready.wait())
@@ -339,6 +355,23 @@ class World:
         waiting.cancel()
         if run.done():
             await run
+
+    async def crash_replica(self, place: int) -> None:
+        """Ends it without a word: its lease stays."""
+        del self.apps[place]
+        run = self.runs.pop(place)
+        run.cancel()
+        async with asyncio.timeout(DEADLINE_S):
+            await asyncio.wait({run})
+
+    async def all_ready(self) -> None:
+        """Waits until every replica may decide."""
+
+        async def ready(replica: int) -> bool:
+            return (await self.call("GET", "/ready", replica=replica)).status == 200
+
+        for replica in range(len(self.apps)):
+            await eventually(partial(ready, replica))
 
     async def stop_replicas(self) -> None:
         for app in self.apps:
@@ -362,8 +395,9 @@ def make_settings(folder: Path, nats: NatsServer, smtp_port: int) -> Settings:
             "nats": {
                 "servers": [nats.url],
                 "replicas": 1,
-                "request_timeout_s": 1.0,
-                "commit_deadline_s": 2.0,
+                "request_timeout_s": 2.0,
+                "commit_deadline_s": 4.0,
+                "lease": {"ttl_s": LEASE_S},
                 "wrapping_keys_file": folder / "wrapping-keys",
                 "peppers_file": folder / "peppers",
             },
@@ -413,16 +447,51 @@ async def a_world(folder: Path, replicas: int) -> AsyncIterator[World]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    """The world that tests share: two replicas, tenants acme and globex, a platform admin."""
+async def shared_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     async with a_world(tmp_path_factory.mktemp("world"), replicas=2) as made:
         yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def world(shared_world: World) -> World:
+    """The world that tests share: two replicas, tenants acme and globex, a platform admin.
+
+    Its loop stands still while tests of other modules run, and its leases end meanwhile.
+    """
+    await shared_world.all_ready()
+    return shared_world
+
+
+@pytest.fixture(scope="session", autouse=True)
+def feeds_that_can_be_late() -> Iterator[None]:
+    receive = Consumer._receive
+
+    async def receive_late(consumer: Consumer, message: Msg) -> None:
+        await asyncio.sleep(LATE_S.get(AT_WORK.get(), 0))
+        await receive(consumer, message)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Consumer, "_receive", receive_late)
+        yield
+
+
+@pytest.fixture
+def late_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has it show when nothing waits for replica 1: it hears of changes after the next request."""
+    monkeypatch.setitem(LATE_S, 1, 0.05)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def own_world(tmp_path: Path) -> AsyncIterator[World]:
     """A world with one replica, for one test alone."""
     async with a_world(tmp_path, replicas=1) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def own_pair(tmp_path: Path) -> AsyncIterator[World]:
+    """A world with two replicas, for one test alone."""
+    async with a_world(tmp_path, replicas=2) as made:
         yield made
 
 

@@ -24,7 +24,12 @@ UNKNOWN = "01890000-0000-7000-8000-00000000abcd"
 ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "/admin/iam/tenants", None),
     ("POST", "/admin/iam/tenants", {"id": "evil", "name": "Evil"}),
+    ("POST", "/admin/iam/tenants/acme/suspend", None),
+    ("POST", "/admin/iam/tenants/acme/resume", None),
     ("GET", "/admin/iam/roles", None),
+    ("POST", f"/admin/iam/users/{UNKNOWN}/disable", None),
+    ("POST", f"/admin/iam/users/{UNKNOWN}/enable", None),
+    ("DELETE", f"/admin/iam/users/{UNKNOWN}/sessions", None),
     ("GET", f"/admin/iam/assignments?principal_id={UNKNOWN}", None),
     (
         "POST",
@@ -294,7 +299,19 @@ async def test_every_change_leaves_its_record_with_who_and_from_where(world: Wor
     given = await world.assign(user.id, tenant, "tenant-member")
     path = f"/admin/iam/assignments/{given.json['id']}"
     taken = await world.call("DELETE", path, as_=world.admin)
-    wanted = {answer.headers["x-request-id"] for answer in (made, applied, given, taken)}
+    users, tenants = f"/admin/iam/users/{user.id}", f"/admin/iam/tenants/{tenant}"
+    set_since = [
+        await world.call(method, path, as_=world.admin)
+        for method, path in (
+            ("POST", f"{users}/disable"),
+            ("POST", f"{users}/enable"),
+            ("DELETE", f"{users}/sessions"),
+            ("POST", f"{tenants}/suspend"),
+            ("POST", f"{tenants}/resume"),
+        )
+    ]
+    answers = (made, given, taken, *set_since)
+    wanted = {answer.headers["x-request-id"] for answer in (applied, *answers)}
     records: dict[str, dict[str, Any]] = {}
     async with connect(world.settings[0].nats, "reader") as connection:
         for bucket in ("iam", "routing"):
@@ -308,8 +325,11 @@ async def test_every_change_leaves_its_record_with_who_and_from_where(world: Wor
                     record = json.loads(message.data)
                     records[record["request"]["id"]] = record
     assert wanted <= records.keys()
-    actions = [records[a.headers["x-request-id"]]["action"] for a in (made, given, taken)]
-    assert actions == ["tenant.created", "assignment.created", "assignment.deleted"]
+    assert [records[answer.headers["x-request-id"]]["action"] for answer in answers] == [
+        *("tenant.created", "assignment.created", "assignment.deleted"),
+        *("user.disabled", "user.enabled", "user.sessions_ended"),
+        *("tenant.suspended", "tenant.resumed"),
+    ]
     record = records[made.headers["x-request-id"]]
     assert (record["actor"], record["target"], record["tenant"]) == (world.admin.id, tenant, tenant)
     assert record["request"]["address"] == "127.0.0.1"

@@ -304,17 +304,22 @@ async def test_a_commit_that_gets_no_turn_before_its_deadline_is_busy(
     nats_server: NatsServer, store: Connection
 ) -> None:
     """Batches wait for each other, but none longer than a commit may take."""
-    impatient = Committer(store, "iam", deadline_s=0.3)
+    store.request_timeout_s = 60
+    committer = Committer(store, "iam", deadline_s=60)
+
+    def batch(n: int) -> list[Change]:
+        return [Put(f"k.{n}.1", {}, 0), Put(f"k.{n}.2", {}, 0)]
+
     with stopped(nats_server):
-        results = await asyncio.gather(
-            *(
-                impatient.commit([Put(f"k.{n}.1", {}, 0), Put(f"k.{n}.2", {}, 0)], [])
-                for n in range(40)
-            )
-        )
-    assert {type(result) for result in results} == {Unknown, Busy}
-    busy = [n for n, result in enumerate(results) if result == Busy()]
-    assert [(await entry(store, f"k.{n}.1")).revision for n in busy] == [0] * len(busy)
+        at_work = [asyncio.create_task(committer.commit(batch(n), [])) for n in range(16)]
+        async with asyncio.timeout(20):
+            while not committer._batch_slots.locked():
+                await asyncio.sleep(0)
+        committer._deadline_s = 0.1
+        late = await asyncio.gather(*(committer.commit(batch(n), []) for n in range(16, 40)))
+    assert set(late) == {Busy()}
+    assert {type(result) for result in await asyncio.gather(*at_work)} == {Committed}
+    assert [(await entry(store, f"k.{n}.1")).revision for n in range(16, 40)] == [0] * 24
 
 
 async def test_a_cancelled_commit_is_cancelled_and_gives_its_turn_back(

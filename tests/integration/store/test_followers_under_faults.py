@@ -155,10 +155,10 @@ async def test_one_whose_feed_is_dropped_goes_stale_though_its_own_commits_pass(
     assert replica.loads == 1
 
 
-async def test_a_start_without_a_feed_shows_nothing_until_there_is_one(
+async def test_a_start_without_a_feed_shows_what_there_was_and_goes_on_when_there_is_one(
     proxy: FaultProxy, through: Connection, iam: Committer, follow: Follow, eventually: Eventually
 ) -> None:
-    made = await put(iam, "k.1", 1)
+    first = await put(iam, "k.1", 1)
     proxy.hold_feed()
     shown: list[State] = []
     starting = asyncio.create_task(follow(through, look=lambda state: shown.append(dict(state))))
@@ -168,12 +168,13 @@ async def test_a_start_without_a_feed_shows_nothing_until_there_is_one(
         tries.update(await consumers_of(through))
         return len(tries) > 1
 
+    second = await put(iam, "k.1", 2, first)
     await eventually(tried_again)
-    assert not shown
+    assert shown == [{"k.1": {"n": 1}}]
     proxy.heal()
     replica = await starting
-    assert await replica.progress.wait_for(made, _DEADLINE_S)
-    assert shown[0] == {"k.1": {"n": 1}}
+    assert await replica.progress.wait_for(second, _DEADLINE_S)
+    assert shown[-1] == {"k.1": {"n": 2}}
 
 
 async def test_one_whose_connection_is_reset_over_and_over_misses_nothing(

@@ -270,11 +270,14 @@ class StoreMachine(RuleBasedStateMachine):
             case Committed(revision=revision):
                 assert fits, "it expected what was not there"
                 assert self.model.apply(changes, events) == revision
+            case Conflict(key="") if crashed:
+                # While the server is away it cannot be asked which of the keys it is, nor whether
+                # what a create met is a tombstone.
+                pass
             case Conflict(key=key, actual=actual):
                 assert not fits
                 assert key in {change.key for change in changes}
-                # While the server is away it cannot be asked which of the keys it is.
-                assert crashed or actual == self.model.entries[key].revision
+                assert actual == self.model.entries[key].revision
             case Busy() | Unavailable():
                 pass
             case Unknown():
@@ -436,4 +439,4 @@ def test_the_store_is_like_a_dictionary_whatever_is_lost(tmp_path: Path) -> None
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_the_store_is_like_a_dictionary_whatever_is_lost_for_long(tmp_path: Path) -> None:
-    _run(tmp_path / "nats", examples=150, steps=80)
+    _run(tmp_path / "nats", examples=100, steps=80)

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.authz import engine
+from tidegate.authz.engine import Assigned
+from tidegate.authz.model import Assignment
 from tidegate.authz.view import AccessView
 from tidegate.kernel.ids import PrincipalId, TenantId
 from tidegate.store.changes import Entry
 
 ADA = PrincipalId("01a20166-5a41-7791-93f3-8a50a86b30e8")
-EVE = PrincipalId("01a20166-5a42-7791-93f3-8a50a86b30e8")
+ACME = TenantId("acme")
 TENANTS = ("acme", "globex")
 ROLES = ("member", "admin")
 
@@ -25,7 +27,7 @@ ROLE: dict[str, Any] = {
     "tenant": None,
     "rights": [{"action": "command.submit", "resource": {"aggregate_type": "order"}}],
 }
-ASSIGNMENT: dict[str, Any] = {"exp": None}
+ASSIGNED = Assigned((Assignment(ADA, ACME, "member", None, 1),), ())
 
 MALFORMED_TENANTS: list[Any] = [
     {},
@@ -46,24 +48,9 @@ MALFORMED_ROLES: list[Any] = [
     {**ROLE, "rights": [{"action": "a", "resource": {"aggregate_type": 7}}]},
     {**ROLE, "rights": [{"action": "a", "resource": {}}, {}]},
 ]
-MALFORMED_ASSIGNMENTS: list[Any] = [{}, {"exp": "never"}, {"exp": []}, {"exp": {}}]
-
-MALFORMED = {
-    "tenant": MALFORMED_TENANTS,
-    "role": MALFORMED_ROLES,
-    "assignment": MALFORMED_ASSIGNMENTS,
-}
-GOOD = {"tenant": TENANT, "role": ROLE, "assignment": ASSIGNMENT}
-KEYS = (
-    *(f"tenant.{tenant}" for tenant in TENANTS),
-    *(f"role.{role}" for role in ROLES),
-    *(
-        f"assignment.{scope}.{principal}.{role}"
-        for scope in ("_", *TENANTS)
-        for principal in (ADA, EVE)
-        for role in ROLES
-    ),
-)
+MALFORMED = {"tenant": MALFORMED_TENANTS, "role": MALFORMED_ROLES}
+GOOD = {"tenant": TENANT, "role": ROLE}
+KEYS = (*(f"tenant.{tenant}" for tenant in TENANTS), *(f"role.{role}" for role in ROLES))
 
 
 @st.composite
@@ -78,16 +65,11 @@ def edits(draw: st.DrawFn) -> list[Entry]:
 
 
 def state(view: AccessView) -> object:
-    scopes = [None, *map(TenantId, TENANTS)]
     return (
         view.tenants(),
         view.roles(),
-        [
-            sorted(view.assignments(who, scope), key=lambda a: a.id)
-            for who in (ADA, EVE)
-            for scope in scopes
-        ],
-        [view.assignments_of(who) for who in (ADA, EVE)],
+        [view.tenant(TenantId(tenant)) for tenant in TENANTS],
+        [view.role(role) for role in ROLES],
     )
 
 
@@ -110,14 +92,15 @@ def test_what_is_removed_again_leaves_nothing_behind(made: list[Entry]) -> None:
     view = AccessView()
     view.apply(made)
     view.apply([Entry(key, None, 99) for key in KEYS])
-    assert not any((view._tenants, view._roles, view._assignments, view._scopes))
+    assert not any((view._tenants, view._roles))
 
 
 def test_loading_forgets_what_was_there() -> None:
     view = AccessView()
-    view.apply([Entry(f"assignment.acme.{ADA}.member", ASSIGNMENT, 1)])
+    view.apply([Entry("tenant.acme", TENANT, 1), Entry("role.admin", ROLE, 1)])
     view.load([Entry("role.member", ROLE, 2)])
-    assert view.assignments_of(ADA) == []
+    assert view.tenant(ACME) is None
+    assert view.role("admin") is None
     assert view.role("member") is not None
 
 
@@ -126,14 +109,8 @@ def test_loading_forgets_what_was_there() -> None:
 )
 def test_an_entry_that_cannot_be_read_counts_as_absent(kind: str, value: Any) -> None:
     view = AccessView()
-    key = {"tenant": "tenant.acme", "role": "role.member"}.get(
-        kind, f"assignment.acme.{ADA}.member"
-    )
-    good = [
-        Entry("tenant.acme", TENANT, 1),
-        Entry("role.member", ROLE, 1),
-        Entry(f"assignment.acme.{ADA}.member", ASSIGNMENT, 1),
-    ]
+    key = {"tenant": "tenant.acme", "role": "role.member"}[kind]
+    good = [Entry("tenant.acme", TENANT, 1), Entry("role.member", ROLE, 1)]
     view.apply(good)
     assert _may(view)
     view.apply([Entry(key, value, 2), Entry("tenant.globex", TENANT, 3)])
@@ -144,17 +121,7 @@ def test_an_entry_that_cannot_be_read_counts_as_absent(kind: str, value: Any) ->
 
 
 def _may(view: AccessView) -> bool:
-    tenant = TenantId("acme")
     decision = engine.authorize(
-        view, ADA, tenant, "command.submit", {"aggregate_type": "order"}, 1000.0
+        view, ASSIGNED, ACME, "command.submit", {"aggregate_type": "order"}, 1000.0
     )
-    return view.tenant(tenant) is not None and decision.allowed
-
-
-@pytest.mark.parametrize(
-    "key", ["assignment.acme", f"assignment.acme.{ADA}", f"assignment.ACME.{ADA}.member"]
-)
-def test_an_assignment_under_a_key_that_is_none_gives_nothing(key: str) -> None:
-    view = AccessView()
-    view.apply([Entry(key, ASSIGNMENT, 1)])
-    assert view.assignments_of(ADA) == []
+    return view.tenant(ACME) is not None and decision.allowed

@@ -49,7 +49,7 @@ class Feed:
         connection: Any = self.wire
 
         def note(delivered: Delivered) -> None:
-            self.delivered.append(delivered.sequence)
+            self.delivered.append(delivered.stored.sequence)
 
         self.consumer = Consumer(
             connection, "KV_iam", self.clock, on_delivered or note, self.idle.append

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 from harness.memory import SetClock
+from prometheus_client import REGISTRY
 
 from tidegate.store import on_demand, reading
 from tidegate.store.changes import Entry
@@ -489,10 +490,22 @@ async def test_too_many_loads_are_refused_and_those_at_work_go_on(
     await keep(things, server, "eve")
 
 
-@pytest.mark.parametrize("ending", ["answered", "failed", "cancelled"])
-async def test_every_end_of_a_load_makes_room_for_another(
-    ending: str, things: OnDemand[Made], server: Server, monkeypatch: pytest.MonkeyPatch
+def counted(result: str) -> float:
+    labels = {"view": "things", "result": result}
+    return REGISTRY.get_sample_value("tidegate_on_demand_loads_total", labels) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("ending", "result"), [("answered", "loaded"), ("failed", "failed"), ("cancelled", "failed")]
+)
+async def test_every_end_of_a_load_makes_room_for_another_and_is_counted(
+    ending: str,
+    result: str,
+    things: OnDemand[Made],
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    before = {each: counted(each) for each in ("loaded", "failed")}
     monkeypatch.setattr(on_demand, "_MOST_LOADING", 1)
     async with loading(things) as load:
         question = await server.asked()
@@ -504,6 +517,8 @@ async def test_every_end_of_a_load_makes_room_for_another(
             case _:
                 load.cancel()
         await asyncio.wait({load})
+    grown = {each for each in before if counted(each) == before[each] + 1}
+    assert grown == {result}
     touch(things)
     await keep(things, server)
 
