@@ -168,6 +168,10 @@ async def test_a_start_without_a_feed_shows_what_there_was_and_goes_on_when_ther
         tries.update(await consumers_of(through))
         return len(tries) > 1
 
+    async def shows() -> bool:
+        return bool(shown)
+
+    await eventually(shows)
     second = await put(iam, "k.1", 2, first)
     await eventually(tried_again)
     assert shown == [{"k.1": {"n": 1}}]
