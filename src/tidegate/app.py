@@ -68,9 +68,6 @@ from tidegate.upstream.projections import Projections
 
 log = logging.getLogger(__name__)
 
-# A feed that was not heard for this long is told of by `/ready`.
-VIEW_GRACE_S = 15.0
-
 
 def read_keys(settings: Settings) -> Keys:
     """The server keys from their files. Raises ConfigError or KeyRingError."""
@@ -157,6 +154,26 @@ class State:
         return {**feeds, **watchdogs, "confirmations": confirmations.run}
 
 
+class _StoppedEarly(Exception):
+    """The stop came before the start was complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The tasks of a replica that serves."""
+
+    services: tuple[asyncio.Task[None], ...]
+    leasing: asyncio.Task[None]
+    serving: asyncio.Task[None]
+
+
+async def _started(starting: asyncio.Task[_Running]) -> _Running:
+    """Raises _StoppedEarly, which ends whatever was started, when the start is not complete."""
+    if not starting.done():
+        raise _StoppedEarly
+    return await starting
+
+
 class App:
     """One replica. `run` is called once; another App may run after it in the same process."""
 
@@ -190,28 +207,46 @@ class App:
                 settings.upstream.total_timeout_s,
             )
             state = State.build(connection, Views.empty(keys, clock), settings, clock)
+            # However it ends: others would wait for a replica that failed until its lease is over.
+            stack.push_async_callback(state.lease.release)
             front = self._http(state, passwords, forwarding)
             listener = HttpListener(front, settings.http, settings.stop.finish_within_s)
             outbox = Outbox(connection, keys.wrapping, settings.identity.mail)
-            async with asyncio.TaskGroup() as group:
-                services = [await start(group, name, run) for name, run in state.services().items()]
-                services.append(await start(group, "outbox", outbox.run))
-                await self._first_signing_key(state.iam)
-                self._check_signing_keys(state.views)
-                leasing = await start(group, "lease", state.lease.run)
-                serving = await start(group, "http listener", listener.run)
-                ready()
-                await self._stop.wait()
-                log.info("stopping")
-                self._draining.active = True
-                await asyncio.sleep(settings.stop.drain_delay_s)
-                listener.stop()
-                await serving
-                leasing.cancel()
-                await asyncio.wait({leasing})
-                await state.lease.release()
-                for service in services:
-                    service.cancel()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    stopped = group.create_task(self._stop.wait())
+                    starting = group.create_task(self._start(group, state, outbox, listener))
+                    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                    running = await _started(starting)
+                    ready()
+                    await stopped
+                    await self._wind_down(state, listener, running)
+            except* _StoppedEarly:
+                log.info("stopped before it was ready")
+
+    async def _start(
+        self, group: asyncio.TaskGroup, state: State, outbox: Outbox, listener: HttpListener
+    ) -> _Running:
+        """Starts everything in its order. What it waits for may never come: stop ends it."""
+        services = [await start(group, name, run) for name, run in state.services().items()]
+        services.append(await start(group, "outbox", outbox.run))
+        await self._first_signing_key(state.iam)
+        self._check_signing_keys(state.views)
+        leasing = await start(group, "lease", state.lease.run)
+        serving = await start(group, "http listener", listener.run)
+        return _Running(tuple(services), leasing, serving)
+
+    async def _wind_down(self, state: State, listener: HttpListener, running: _Running) -> None:
+        log.info("stopping")
+        self._draining.active = True
+        await asyncio.sleep(self._settings.stop.drain_delay_s)
+        listener.stop()
+        await running.serving
+        running.leasing.cancel()
+        await asyncio.wait({running.leasing})
+        await state.lease.release()
+        for service in running.services:
+            service.cancel()
 
     async def _first_signing_key(self, iam: Bucket) -> None:
         async def decide(read: Read) -> Decision[str] | Refusal:
@@ -287,8 +322,6 @@ class App:
             reasons.append("the lease has ended: this replica cannot follow the changes")
         for name, feed in state.progress.items():
             metrics.VIEW_LAG_SECONDS.labels(view=name).set(feed.age_s)
-            if feed.age_s > VIEW_GRACE_S:
-                reasons.append(f"the feed of {name} has been silent for {feed.age_s:.0f} s")
         return reasons
 
 

@@ -47,12 +47,16 @@ async def create_tenant(
 async def set_tenant_status(
     read: Read, tenant_id: TenantId, status: TenantStatus, actor: Actor, now_s: float
 ) -> Decision[Tenant] | Refusal:
-    """Suspends a tenant or resumes it. One that is so already is left as it is."""
+    """Suspends a tenant or resumes it. One that is active already is left as it is.
+
+    One that is suspended already is written anew, as every take-away is: a resumption that is
+    still on its way finds another revision then, and comes to nothing.
+    """
     entry = await read(model.tenant_key(tenant_id))
     tenant = model.readable_tenant(entry)
     if tenant is None or entry.value is None:
         return Refusal(errors.NOT_FOUND, "There is no such tenant.")
-    if tenant.status is status:
+    if tenant.status is status and status is TenantStatus.ACTIVE:
         return Decision([], [], tenant)
     action = "tenant.suspended" if status is TenantStatus.SUSPENDED else "tenant.resumed"
     record = Record(action, tenant_id, actor.id, tenant_id, actor.origin)
@@ -64,9 +68,12 @@ async def set_tenant_status(
 
 
 async def assign(
-    read: Read, assignment: Assignment, actor: Actor, now_s: float
+    read: Read, assignment: Assignment, actor: Actor, now_s: float, *, active: bool = True
 ) -> Decision[Assignment] | Refusal:
-    """Gives a role. The tenant and the role must exist and belong together."""
+    """Gives a role. The tenant and the role must exist and belong together.
+
+    An admin whose account is not `active` is not counted on before it is.
+    """
     tenant_id = assignment.tenant_id
     if not assignment.current(now_s):
         return errors.invalid("/expires_at", "It is not in the future.")
@@ -81,7 +88,7 @@ async def assign(
         return Refusal(errors.ALREADY_EXISTS, "The principal has this role here already.")
     value = {"v": 1, "exp": assignment.expires_at_s, "created_at": now_s}
     changes: list[Change] = [Put(entry.key, value, entry.revision)]
-    if is_lasting_admin(assignment):
+    if is_lasting_admin(assignment) and active:
         changes.append(await _admins(read, add=assignment.principal_id))
     record = Record(
         "assignment.created",
@@ -100,11 +107,15 @@ async def assign(
 
 async def unassign(
     read: Read, assignment_id: str, actor: Actor, now_s: float
-) -> Decision[None] | Refusal:
-    """Takes a role away, readable or not. The last platform admin stays."""
+) -> Decision[bool] | Refusal:
+    """Takes a role away, readable or not. The last platform admin stays.
+
+    The outcome tells whether there was one. Where there was none that is written down, too: an
+    assignment that is still on its way finds another revision then, and comes to nothing.
+    """
     entry = await read(model.assignment_key(assignment_id))
     if entry.value is None:
-        return Refusal(errors.NOT_FOUND, "There is no such assignment.")
+        return Decision([Delete(entry.key, entry.revision)], [], outcome=False)
     scope, principal, role_id = assignment_id.split(".")
     tenant_id = None if scope == PLATFORM else TenantId(scope)
     changes: list[Change] = [Delete(entry.key, entry.revision)]
@@ -114,7 +125,7 @@ async def unassign(
             return _LAST_ADMIN
         changes.append(admins)
     record = Record("assignment.deleted", assignment_id, actor.id, tenant_id, actor.origin)
-    return Decision(changes, [record.event(now_s)], None)
+    return Decision(changes, [record.event(now_s)], outcome=True)
 
 
 def platform_admin(principal_id: PrincipalId) -> Assignment:

@@ -84,15 +84,28 @@ class Tenancy:
             principal = await read(identity_model.user_key(assignment.principal_id))
             if principal.value is None:
                 return errors.invalid("/principal_id", "There is no such principal.")
-            return await authz.assign(read, assignment, actor, self.clock.now_s())
+            active = principal.value["status"] == UserStatus.ACTIVE
+            decision = await authz.assign(
+                read, assignment, actor, self.clock.now_s(), active=active
+            )
+            if isinstance(decision, Refusal) or not authz.is_lasting_admin(assignment):
+                return decision
+            # Written anew, so that it conflicts with a disabling: only who is active is counted on.
+            same = Put(principal.key, principal.value, principal.revision)
+            return replace(decision, changes=[*decision.changes, same])
 
         return await self.iam.execute(decide, Effect.ADDITION)
 
     async def unassign(self, assignment_id: str, actor: Actor) -> Done[None] | Refusal:
-        async def decide(read: Read) -> Decision[None] | Refusal:
+        async def decide(read: Read) -> Decision[bool] | Refusal:
             return await authz.unassign(read, assignment_id, actor, self.clock.now_s())
 
-        return await self.iam.execute(decide, Effect.TAKE_AWAY)
+        done = await self.iam.execute(decide, Effect.TAKE_AWAY)
+        if isinstance(done, Refusal):
+            return done
+        if not done.outcome:
+            return Refusal(errors.NOT_FOUND, "There is no such assignment.")
+        return Done(None, done.revision, done.unconfirmed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +122,10 @@ class Users:
             entry = await read(identity_model.user_key(user_id))
             if entry.value is None:
                 return _NO_USER
-            if entry.value["status"] == UserStatus.DISABLED:
-                return Decision([], [], None)
-            admins = await authz.without_admin(read, user_id)
+            # One that is disabled already is written anew: an enabling that is still on its way
+            # finds another revision then, and comes to nothing.
+            # From the leader: an old copy may not know that this is an admin.
+            admins = await authz.without_admin(self.iam.read_leader, user_id)
             if isinstance(admins, Refusal):
                 return admins
             ended = identity_model.end_all_sessions(entry)
@@ -130,7 +144,7 @@ class Users:
                 return _NO_USER
             if entry.value["status"] == UserStatus.ACTIVE:
                 return Decision([], [], None)
-            admins = await authz.with_admin(read, user_id)
+            admins = await authz.with_admin(self.iam.read_leader, user_id)
             value = {**entry.value, "status": UserStatus.ACTIVE.value}
             record = Record("user.enabled", user_id, actor.id, None, actor.origin)
             return self._change(Put(entry.key, value, entry.revision), admins, record)

@@ -121,8 +121,8 @@ class Sessions:
             revoked = await read(f"revocation.{principal_id}.{session_id}")
             now_s = self.clock.now_s()
             changes = refresh.end(entry, now_s, self.issuer.settings)
-            if entry.value is None:
-                changes = changes[1:]
+            # Deleted even where this copy knows of no session: were it not written to, nothing
+            # would conflict, and a session that only a newer copy knows would live on.
             if revoked.value is not None:
                 changes = changes[:-1]
             record = Record("session.signed_out", session_id, principal_id, None, origin)

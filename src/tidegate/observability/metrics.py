@@ -41,16 +41,18 @@ VIEW_REJECTED = Counter("tidegate_view_rejected_total", "Entries that a view ref
 FEED_RESTARTS = Counter(
     "tidegate_feed_restarts_total", "Change feeds set up again.", ["view", "reason"]
 )
-COMMITS = Counter("tidegate_commits_total", "Commits.", ["result"])
+COMMITS = Counter("tidegate_commits_total", "Commits, lease renewals included.", ["result"])
 COMMIT_ANSWERS_LOST = Counter(
     "tidegate_commit_answers_lost_total", "Commits sent again because no answer came."
 )
 COMMIT_SECONDS = Histogram("tidegate_commit_duration_seconds", "Commit time.", buckets=_FAST_S)
-COMMIT_CONFLICTS = Counter("tidegate_commit_conflicts_total", "Commands decided again.")
-LEASE_HELD = Gauge("tidegate_lease_held", "1 while this replica may decide.")
+COMMIT_CONFLICTS = Counter(
+    "tidegate_commit_conflicts_total", "Decisions made again after a conflict."
+)
+LEASE_HELD = Gauge("tidegate_lease_held", "1 while the lease of this replica holds.")
 BARRIER_SECONDS = Histogram(
     "tidegate_barrier_duration_seconds",
-    "Time until a change held on every replica.",
+    "Time until a change held on every replica; additions wait a second at most.",
     ["effect"],
     buckets=(*_FAST_S, 20),
 )
@@ -58,8 +60,14 @@ BARRIERS = Counter("tidegate_barriers_total", "Changes that waited for replicas.
 ON_DEMAND_LOADS = Counter(
     "tidegate_on_demand_loads_total", "Reads of what was not in memory.", ["view", "result"]
 )
-ON_DEMAND_ENTRIES = Gauge("tidegate_on_demand_entries", "What is held in memory.", ["view"])
-MAILS = Counter("tidegate_mails_total", "Mails handed to the SMTP server.", ["result"])
+ON_DEMAND_ENTRIES = Gauge(
+    "tidegate_on_demand_entries", "Owners of what is held in memory.", ["view"]
+)
+MAILS = Counter(
+    "tidegate_mails_total",
+    "Mails by what came of each try; `paused`: none could be fetched.",
+    ["result"],
+)
 NATS_ERRORS = Counter("tidegate_nats_errors_total", "Asynchronous errors of the NATS client.")
 NATS_RECONNECTS = Counter("tidegate_nats_reconnects_total", "Reconnects to NATS.")
 BUILD_INFO = Gauge("tidegate_build_info", "Always 1.", ["version", "git_revision"])

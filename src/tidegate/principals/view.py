@@ -28,7 +28,7 @@ from tidegate.store.views import OnDemandView, Progress
 
 _BUCKET = "iam"
 _EVERY_TENANT = "*"
-_NOT_LOADED = Refusal(errors.UNAVAILABLE, "Who you are cannot be read just now.", retry_after_s=1)
+_NOT_LOADED = Refusal(errors.UNAVAILABLE, "The principal cannot be read just now.", retry_after_s=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _ATTEMPTS = 4
+# Who keeps changing a thing (refreshes of a session) must not thereby keep it from being taken.
+_ATTEMPTS_OF_TAKE_AWAYS = 16
 _RETRY_AFTER_S = 1
 
 UNAVAILABLE = Refusal(
@@ -166,7 +168,8 @@ class Bucket:
         """
         read: Read = self.read
         attempts = 0
-        while attempts < _ATTEMPTS:
+        most = _ATTEMPTS_OF_TAKE_AWAYS if effect is Effect.TAKE_AWAY else _ATTEMPTS
+        while attempts < most:
             from_leader = read == self.read_leader
             seen = _Reading(read)
             decision = await self._decide(decide, seen)

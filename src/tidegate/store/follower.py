@@ -130,7 +130,7 @@ class Follower:
         now_s = self._clock.monotonic_s()
         if reason != self._warned_of or now_s - self._warned_s > _WARN_AGAIN_S:
             self._warned_of, self._warned_s = reason, now_s
-            log.warning("the feed of %s is set up again: %s", self._bucket, reason)
+            log.warning("the feed of %s broke and is set up again: %s", self._bucket, reason)
 
     async def _pause(self, longest_s: float) -> None:
         """Waits; a reconnect ends it, for then trying again makes sense."""

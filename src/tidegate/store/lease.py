@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 FENCED = Refusal(
     errors.REPLICA_FENCED,
-    "This replica does not know what has changed. Another one may.",
+    "This replica cannot follow the changes just now. Try again, or another replica.",
     retry_after_s=1,
 )
 _RENEWALS_PER_TTL = 5
@@ -146,16 +146,14 @@ class Lease:
             case Committed(revision=revision):
                 self._revision = revision
                 return True
-            case Conflict():
-                self._revision = 0
-                return None
-            case Unknown():
+            case Conflict() | Unknown():
+                # A conflict, too, may be with a renewal of ours whose answer was lost.
                 return await self._adopt()
             case _:
                 return False
 
     async def _adopt(self) -> bool | None:
-        """Finds out what the entry is after a renewal whose outcome is unknown.
+        """Finds out what the entry is when a renewal did not come out as expected.
 
         Nobody else writes a value to it, so any value is from a renewal of ours. It does not
         count: this replica may not have had it sent when it was written.
@@ -195,7 +193,9 @@ class Lease:
         if held != self._told_held:
             self._told_held = held
             if held:
-                log.info("the lease holds")
+                log.info("lease %s holds", self.id)
+            elif self._settings.serve_beyond_s > 0:
+                log.error("the lease has ended: serving from memory until there is another")
             else:
                 log.error("the lease has ended: this replica does not serve until it has another")
 

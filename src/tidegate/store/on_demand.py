@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MOST_LOADING = 1024
+_MOST_LOADING_PER_OWNER = 8
 _AT_ONCE = 64
 _PARTS_PER_OWNER = 64
 _DEADLINE_S = 2.0
@@ -146,6 +147,9 @@ class OnDemand(Generic[T]):
     async def _load(self, owner: str, part: str) -> T:
         if self._loading >= _MOST_LOADING:
             raise NotLoaded("too many loads at once")
+        # One who asks for ever other parts must not keep the others from loading.
+        if len(self._loads.get(owner, {})) >= _MOST_LOADING_PER_OWNER:
+            raise NotLoaded("too many loads of one owner at once")
         load: _Load[T] = _Load()
         self._loads.setdefault(owner, {})[part] = load
         self._loading += 1

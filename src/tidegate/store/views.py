@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-import contextlib
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -89,6 +88,7 @@ class Progress:
         finally:
             # Clients choose revisions: one that never comes must not be kept for ever.
             if future.cancelled():
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(waiting)
+                at = bisect.bisect_left(self._waiting, waiting)
+                if at < len(self._waiting) and self._waiting[at] is waiting:
+                    del self._waiting[at]
         return True

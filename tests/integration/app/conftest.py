@@ -36,11 +36,12 @@ from tidegate.config import Settings
 from tidegate.devstack.nats_server import NatsServer
 from tidegate.kernel.ids import new_id
 from tidegate.observability.logs import JsonFormatter
-from tidegate.store import schema
+from tidegate.store import reading, schema
 from tidegate.store.bucket import Done
 from tidegate.store.connection import connect
 from tidegate.store.consumer import Consumer
 from tidegate.store.keyring import new_ring_text
+from tidegate.store.lease import Lease
 from tidegate.wire.aggregate.gateway.v1 import command_pb2_grpc
 from tidegate.wire.aggregate.gateway.v1.command_pb2 import (
     Event,
@@ -358,11 +359,23 @@ class World:
 
     async def crash_replica(self, place: int) -> None:
         """Ends it without a word: its lease stays."""
+
+        async def nothing(_: Lease) -> None:
+            pass
+
         del self.apps[place]
         run = self.runs.pop(place)
-        run.cancel()
-        async with asyncio.timeout(DEADLINE_S):
-            await asyncio.wait({run})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Lease, "_leave", nothing)
+            run.cancel()
+            async with asyncio.timeout(DEADLINE_S):
+                await asyncio.wait({run})
+
+    async def leases(self) -> list[str]:
+        """The lease set: who may be serving."""
+        async with connect(self.settings[0].nats, "reader") as connection:
+            found = await reading.snapshot(connection, "iam", ["$KV.iam.replica.*"])
+        return [message.subject for message in found.messages if message.payload]
 
     async def all_ready(self) -> None:
         """Waits until every replica may decide."""

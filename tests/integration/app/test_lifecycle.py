@@ -195,6 +195,7 @@ async def test_a_port_that_is_taken_ends_the_start_with_everything_undone(world:
         await App(world.settings[0]).run(lambda: None)
     assert raised.group_contains(OSError)
     assert asyncio.all_tasks() == before
+    assert len(await world.leases()) == 2
 
 
 async def test_state_that_was_never_migrated_is_refused(own_world: World, tmp_path: Path) -> None:

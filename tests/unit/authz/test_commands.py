@@ -67,11 +67,17 @@ async def test_a_tenant_is_suspended_and_resumed_with_a_record_of_it(
     assert (record["actor"], record["request"]["id"]) == (ADA, "req")
 
 
-@pytest.mark.parametrize("status", [ACTIVE, SUSPENDED])
-async def test_a_tenant_that_is_so_already_is_left_as_it_is(status: TenantStatus) -> None:
-    entries = Entries({KEY: tenant(status)})
-    decided = await commands.set_tenant_status(entries.read, ACME, status, ACTOR, NOW_S)
-    assert decided == Decision([], [], Tenant(ACME, "Acme", status, 1))
+async def test_a_tenant_that_is_active_already_is_left_as_it_is() -> None:
+    entries = Entries({KEY: tenant(ACTIVE)})
+    decided = await commands.set_tenant_status(entries.read, ACME, ACTIVE, ACTOR, NOW_S)
+    assert decided == Decision([], [], Tenant(ACME, "Acme", ACTIVE, 1))
+
+
+async def test_one_that_is_suspended_already_is_written_anew_against_a_late_resumption() -> None:
+    entries = Entries({KEY: tenant(SUSPENDED)})
+    decided = await commands.set_tenant_status(entries.read, ACME, SUSPENDED, ACTOR, NOW_S)
+    assert isinstance(decided, Decision)
+    assert [(change.key, change.expected) for change in decided.changes] == [(KEY, 1)]
 
 
 @pytest.mark.parametrize("status", [ACTIVE, SUSPENDED])

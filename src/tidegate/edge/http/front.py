@@ -39,7 +39,12 @@ _LONGEST_USER_AGENT = 256
 # FastAPI's own, which cannot name themselves.
 _FRAMEWORK_ROUTES = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect"})
 # Asked for every few seconds by machines; a line each would drown the others.
-_QUIET = frozenset({"/health", "/health/live", "/health/ready", "/ready", "/metrics"})
+_QUIET = frozenset(
+    {
+        *("/health", "/health/live", "/health/ready", "/health/startup"),
+        *("/ready", "/startup", "/metrics"),
+    }
+)
 
 
 class Draining:
