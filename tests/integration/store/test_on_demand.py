@@ -331,11 +331,19 @@ async def test_who_joins_a_load_gets_nothing_older_than_what_is_applied_by_then(
     others.set()
     await answering.wait()
     assert starter.done() or things.view.get("1", "a") is not None
+    committed = asyncio.Event()
+
+    async def once_committed(subject: str, payload: bytes) -> list[Msg] | None:
+        await committed.wait()
+        return None
+
+    things.connection.reading = once_committed
     # As the feed would: that a change came is told before its answer is.
     things.view.apply([Entry("thing.1", {"n": 2}, first + 1)])
     assert not joiner.done()
     second = revision(await iam.commit([Put("thing.1", {"n": 2}, first)], []))
     await things.applied(second)
+    committed.set()
     assert await starter == {"thing.1": 1}
     assert await joiner != {"thing.1": 1}
 
